@@ -1,0 +1,128 @@
+"""The command line around Hydra: mistakes end in one clear message and exit code 1, and leave nothing behind."""
+
+import contextlib
+import functools
+import logging
+import os
+import re
+import shutil
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+from rich.console import Console
+
+from recsys.config import USER_ERRORS
+from recsys.declare import nearest
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+log = logging.getLogger(__name__)
+
+
+def launch(config_name: str, task: Callable[[DictConfig], float | None]) -> None:
+    """Run `task` under Hydra with the configuration `config_name`; ends the process.
+
+    A user's mistake prints one message and gives exit code 1; in a multirun the other runs go on.
+    """
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # hand errors to us instead of printing a trace
+    failures: list[str] = []
+
+    @functools.wraps(task)
+    def job(cfg: DictConfig) -> float | None:
+        try:
+            quiet_libraries()
+            check_types(cfg)
+            return task(cfg)
+        except (*USER_ERRORS, OmegaConfBaseException) as error:
+            failures.append(str(error))
+            complain(str(error))
+            discard_folder(run_folder())
+            return None
+
+    try:
+        hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=config_name)(job)()
+    except (HydraException, OmegaConfBaseException) as error:
+        complain(explain(error, config_name))
+        sys.exit(1)
+    sys.exit(1 if failures else 0)
+
+
+def complain(message: str) -> None:
+    """Print an error message on stderr."""
+    Console(stderr=True, highlight=False, soft_wrap=True).print("[bold red]error:[/]", end=" ")
+    print(message.strip(), file=sys.stderr)  # noqa: T201 - the one place that speaks to the terminal
+
+
+def run_folder() -> Path:
+    """The folder of the running job."""
+    return Path(HydraConfig.get().runtime.output_dir)
+
+
+def discard_folder(folder: Path) -> None:
+    """Remove what Hydra wrote for a run that came to nothing, unless something else is there already."""
+    if (folder / "checkpoints").exists():
+        return
+    shutil.rmtree(folder / ".hydra", ignore_errors=True)
+    for name in ("run.log", "config.yaml"):
+        (folder / name).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # not empty: not ours to remove
+        for place in (folder, *folder.parents[:3]):
+            place.rmdir()
+
+
+def explain(error: Exception, config_name: str) -> str:
+    """A configuration error in one sentence, with the nearest valid name."""
+    cause = error.__cause__ or error
+    if isinstance(cause, (ConfigKeyError, ConfigAttributeError)) and cause.parent_node is not None:
+        return f"there is no option `{cause.full_key}`: {nearest(str(cause.key), cause.parent_node)}"
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options is not None:
+        group, _, name = error.missing_cfg_file.rpartition("/")
+        return f"there is no `{group}={name}`: {nearest(name, error.options)}"
+    if match := re.match(r"Could not override '([^'.]+)'", str(error)):
+        groups = [path.name for path in CONFIGS.iterdir() if path.is_dir()]
+        options = [*groups, *OmegaConf.load(CONFIGS / f"{config_name}.yaml")]
+        names = [str(o) for o in options if o not in ("defaults", "hydra")]
+        return f"there is no option `{match[1]}`: {nearest(match[1], names)}"
+    return " ".join(str(error).split())
+
+
+def check_types(cfg: DictConfig) -> None:
+    """Refuse a value whose type differs from the one that the option's own yaml file shows.
+
+    Options whose file shows a text or null take any value here; they are checked where they are used.
+    """
+    choices = HydraConfig.get().runtime.choices
+    files = {group: CONFIGS / group / f"{choice}.yaml" for group, choice in choices.items() if "/" not in group}
+    for group, file in files.items():
+        if file.is_file() and group in cfg:
+            _same_types(OmegaConf.load(file), cfg[group], group)
+    main = CONFIGS / f"{HydraConfig.get().job.config_name}.yaml"
+    _same_types(OmegaConf.load(main), cfg, "")
+
+
+def _same_types(shown: object, given: object, where: str) -> None:
+    if isinstance(shown, DictConfig) and isinstance(given, DictConfig):
+        for key in shown:
+            if key in given and not (OmegaConf.is_interpolation(given, key) or OmegaConf.is_interpolation(shown, key)):
+                _same_types(shown[key], given[key], f"{where}.{key}".lstrip("."))
+        return
+    kinds = {bool: (bool,), int: (int,), float: (int, float)}.get(type(shown))
+    wrong_bool = isinstance(given, bool) and not isinstance(shown, bool)
+    if given is not None and kinds and (wrong_bool or not isinstance(given, kinds)):
+        name = {bool: "true or false", int: "an integer", float: "a number"}[type(shown)]
+        raise ValueError(f"`{where}` must be {name} (such as {shown}), got {given!r}.")
+
+
+def quiet_libraries() -> None:
+    """Leave out what libraries say on every run and nobody can act on."""
+    for name in ("pytorch_lightning", "lightning.pytorch", "onnxscript", "onnx_ir", "matplotlib"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # says which optional packages it does without
+    for message in (".*does not have many workers.*", ".*LeafSpec.*is deprecated.*"):
+        warnings.filterwarnings("ignore", message)

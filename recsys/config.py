@@ -1,0 +1,131 @@
+"""From a configuration to objects: data module, model, trainer."""
+
+import importlib.util
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.callbacks import EarlyStopping, LearningRateMonitor, ModelCheckpoint
+from pytorch_lightning.loggers import CSVLogger, Logger
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
+
+from recsys.callbacks import CONFIG_KEY, CarryConfig, Progress, Throughput
+from recsys.data.module import DataModule, DataSpec
+from recsys.evaluation import Evaluation, monitor_of
+from recsys.models.base import Recommender
+from recsys.schema import FeatureSchema
+
+USER_ERRORS = (ValueError, OSError, MisconfigurationException)
+
+
+def resolve(cfg: DictConfig) -> dict[str, Any]:
+    """The configuration as plain, fully resolved values."""
+    return OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)  # type: ignore[return-value]
+
+
+def build_data(cfg: DictConfig) -> DataModule:
+    """The data module of `cfg.data`; nothing is read yet."""
+    declared = resolve(cfg.data)
+    generate = declared.pop("generate", None)
+    declared.pop("root", None)  # a name for the paths of the same file
+    return DataModule(
+        DataSpec.parse(declared),
+        cache=cfg.cache,
+        batch_size=cfg.batch_size,
+        eval_batch_size=cfg.evaluation.batch_size,
+        ranking=cfg.evaluation.ranking,
+        workers=cfg.workers,
+        seed=cfg.seed,
+        generate=_make(generate, "data.generate", _partial_=True) if generate else None,
+    )
+
+
+def build_model(cfg: DictConfig, schema: FeatureSchema) -> Recommender:
+    """The model of `cfg.model` with the objective, optimizer and schedule of the configuration."""
+    return _make(
+        resolve(cfg.model),
+        "model",
+        schema=schema,
+        objective=_make(resolve(cfg.objective), "objective"),
+        optimizer=_make(resolve(cfg.optimizer), "optimizer", _partial_=True),
+        schedule=cfg.schedule,
+        warmup=cfg.warmup,
+    )
+
+
+def build_trainer(cfg: DictConfig, kind: str, folder: Path | None = None) -> pl.Trainer:
+    """The trainer of `cfg.trainer`, with the evaluation of labels of `kind`.
+
+    With a `folder` it writes checkpoints and logs there and stops early; without one it only evaluates, on one
+    device, and writes nothing.
+    """
+    throughput = Throughput()
+    callbacks: list[pl.Callback] = [Evaluation(list(cfg.evaluation.k)), throughput]
+    if sys.stdout.isatty():
+        callbacks.append(Progress(throughput))
+    options = {**resolve(cfg.trainer), "enable_progress_bar": sys.stdout.isatty(), "enable_model_summary": False}
+    if folder is None:
+        options |= {"devices": 1, "num_nodes": 1, "strategy": "auto"}
+        return _make(options, "trainer", callbacks=callbacks, logger=False, enable_checkpointing=False)
+    monitor, mode = monitor_of(kind, cfg.evaluation.monitor, cfg.evaluation.k)
+    if cfg.patience is not None:
+        callbacks.append(EarlyStopping(monitor, mode=mode, patience=cfg.patience))
+    checkpoints = folder / "checkpoints"
+    callbacks.append(ModelCheckpoint(checkpoints, "best", monitor, mode=mode, save_last=True))
+    callbacks += [LearningRateMonitor("epoch"), CarryConfig(resolve(cfg))]
+    return _make(options, "trainer", callbacks=callbacks, logger=_loggers(folder))
+
+
+def _loggers(folder: Path) -> list[Logger]:
+    """A CSV log, and TensorBoard's where it is installed."""
+    loggers: list[Logger] = [CSVLogger(folder, name="", version="log")]
+    if importlib.util.find_spec("tensorboard"):
+        from pytorch_lightning.loggers import TensorBoardLogger
+
+        loggers.append(TensorBoardLogger(folder, name="", version="tensorboard"))
+    return loggers
+
+
+def _make(options: dict[str, Any], group: str, **extra: Any) -> Any:
+    """Hydra's instantiate; a failure becomes a ValueError that names the group and the cause."""
+    try:
+        return instantiate(options, **extra, _convert_="all")
+    except InstantiationException as error:
+        cause = error.__cause__ or error
+        if not isinstance(cause, (*USER_ERRORS, TypeError, InstantiationException)):
+            raise
+        raise ValueError(f"`{group}`: {cause}") from cause
+
+
+def check(cfg: DictConfig) -> None:
+    """Build everything once on an empty schema, so that a wrong option is refused before any data is read."""
+    data = build_data(cfg)
+    schema = data.spec.schema
+    model = build_model(cfg, schema)
+    try:
+        model.optimizer([p for p in model.parameters() if p.requires_grad])
+    except TypeError as error:
+        raise ValueError(f"`optimizer`: {error}") from None
+    build_trainer(cfg, schema.label.kind)
+    monitor_of(schema.label.kind, cfg.evaluation.monitor, cfg.evaluation.k)
+    if cfg.patience is not None and cfg.patience < 1:
+        raise ValueError(f"`patience` must be at least 1 (epochs), or null to never stop early, got {cfg.patience}.")
+
+
+def checkpoint_config(path: str | Path) -> DictConfig:
+    """The configuration that a checkpoint was trained with.
+
+    Raises FileNotFoundError, or ValueError when the file holds none.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"there is no checkpoint {str(path)!r}.")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        return OmegaConf.create(content[CONFIG_KEY])
+    except Exception as error:
+        raise ValueError(f"{str(path)!r} is not a checkpoint of scripts/train.py: {error!r:.200}") from None

@@ -1,0 +1,228 @@
+"""A batch is a few tensors, however many columns; the datasets and samplers that make one without per-row Python.
+
+Letters: B rows of a batch, F id fields, N numbers, L list length, T tags per item, Q queries, I items.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+
+from recsys.data.negatives import NegativeSampler
+from recsys.data.split import TRAIN
+from recsys.data.store import Store
+from recsys.schema import PADDING, ROLES, history_name
+
+EXCLUDED = -1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What every model reads.
+
+    `ids_BF`: int64 rows of the shared embedding table, one per field of `schema.fields`. `numbers_BN`: float32.
+    `lists`: tags (B, T), history categories (B, L) and history tags (B, L, T), int64, 0 is padding and stands at
+    the end. `label_B`: float32.
+    """
+
+    ids_BF: Tensor
+    numbers_BN: Tensor
+    lists: dict[str, Tensor]
+    label_B: Tensor
+
+    def __len__(self) -> int:
+        return len(self.label_B)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
+        """The batch on another device."""
+        return Batch(
+            self.ids_BF.to(device, non_blocking=non_blocking),
+            self.numbers_BN.to(device, non_blocking=non_blocking),
+            {name: ids.to(device, non_blocking=non_blocking) for name, ids in self.lists.items()},
+            self.label_B.to(device, non_blocking=non_blocking),
+        )
+
+    def pin_memory(self) -> "Batch":
+        """The batch in page-locked memory, from which copies to a GPU overlap with computation."""
+        lists = {name: ids.pin_memory() for name, ids in self.lists.items()}
+        return replace(
+            self,
+            ids_BF=self.ids_BF.pin_memory(),
+            numbers_BN=self.numbers_BN.pin_memory(),
+            lists=lists,
+            label_B=self.label_B.pin_memory(),
+        )
+
+
+def make_batch(store: Store, user_B: np.ndarray, item_B: np.ndarray, row_B: np.ndarray, label_B: np.ndarray) -> Batch:
+    """Join users, items and the scene and history of events, all given by position, into one batch."""
+    positions = {"user": user_B, "item": item_B, "scene": row_B}
+    parts = [(store.sides[role], positions[role]) for role in ROLES]
+    ids_BF = np.concatenate([side.ids[at] for side, at in parts], axis=1, dtype="int64")
+    numbers_BN = np.concatenate([side.numbers[at] for side, at in parts], axis=1)
+    lists = {name: torch.from_numpy(t[at].astype("int64")) for side, at in parts for name, t in side.tags.items()}
+    return Batch(
+        torch.from_numpy(ids_BF),
+        torch.from_numpy(numbers_BN),
+        lists | _history_lists(store, row_B),
+        torch.from_numpy(np.asarray(label_B, dtype="float32")),
+    )
+
+
+def _history_lists(store: Store, row_B: np.ndarray) -> dict[str, Tensor]:
+    """The history columns of events, as wide as the longest history of the batch (at least 1)."""
+    if store.schema.history is None:
+        return {}
+    start_B, stop_B = store.start_E[row_B], store.stop_E[row_B]
+    width = max(1, int((stop_B - start_B).max(initial=0)))
+    at_BL = start_B[:, None] + np.arange(width)
+    valid_BL = at_BL < stop_B[:, None]
+    history_H = store.history_H if len(store.history_H) else np.zeros(1, dtype="int32")
+    item_BL = history_H[np.minimum(at_BL, len(history_H) - 1)]
+    side = store.sides["item"]
+    fields = [c.name for c in store.schema.fields if c.role == "item"]
+    lists = {}
+    for column in store.schema.histories:
+        if column.is_field:
+            ids, valid = side.ids[:, fields.index(column.name)][item_BL], valid_BL
+        else:
+            ids, valid = side.tags[column.name][item_BL], valid_BL[:, :, None]
+        lists[history_name(column.name)] = torch.from_numpy(np.where(valid, ids, PADDING).astype("int64"))
+    return lists
+
+
+class Rows(Dataset[Batch]):
+    """Labelled events of one part; indexed by an array of positions in that part."""
+
+    def __init__(self, store: Store, part: int) -> None:
+        self.store = store
+        self.rows = np.flatnonzero(store.part_E == part)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index_B: np.ndarray) -> Batch:
+        row_B = self.rows[index_B]
+        store = self.store
+        return make_batch(store, store.user_E[row_B], store.item_E[row_B], row_B, store.label_E[row_B])
+
+
+class RowsWithNegatives(Rows):
+    """Training events of implicit data; each positive is followed by its freshly drawn negatives.
+
+    Indexed by (positions, key); the key seeds the draw, so every epoch and step has its own.
+    """
+
+    def __init__(self, store: Store, part: int = TRAIN) -> None:
+        super().__init__(store, part)
+        self.negatives = store.schema.label.negatives
+        users, items = store.user_E[self.rows], store.item_E[self.rows]
+        self.sampler = NegativeSampler(users, items, users=store.users)
+
+    def draw(self, index_B: np.ndarray, key: tuple[int, ...]) -> Batch:
+        """A batch of B * (1 + negatives) rows: the positive first in each group."""
+        group = 1 + self.negatives
+        row_B = np.repeat(self.rows[index_B], group)
+        user_B = self.store.user_E[row_B]
+        item_B = self.sampler.sample(user_B, np.random.default_rng(key))
+        item_B[::group] = self.store.item_E[row_B[::group]]
+        label_B = np.zeros(len(row_B), dtype="float32")
+        label_B[::group] = 1.0
+        return make_batch(self.store, user_B, item_B, row_B, label_B)
+
+
+class TrainRows(Dataset[Batch]):
+    """Training batches, drawn by (positions, key) as `Shuffled` yields them."""
+
+    def __init__(self, store: Store) -> None:
+        implicit = store.schema.label.kind == "implicit"
+        self.rows: Rows = RowsWithNegatives(store) if implicit else Rows(store, TRAIN)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, draw: tuple[np.ndarray, tuple[int, ...]]) -> Batch:
+        index_B, key = draw
+        return self.rows.draw(index_B, key) if isinstance(self.rows, RowsWithNegatives) else self.rows[index_B]
+
+
+class Candidates(Dataset[Batch]):
+    """Full ranking: every user with something to find, joined with every item of the catalogue.
+
+    A query is a user's first liked event in the part: its scene and its history are what the recommender knows at
+    that moment. Position p is query p // I with item p % I. `label_B` is 1 for items the user liked in this part,
+    0 for others and `EXCLUDED` for items the user already met in an earlier part.
+    """
+
+    def __init__(self, store: Store, part: int) -> None:
+        self.store, self.items = store, store.items
+        key_E = store.user_E.astype("int64") * self.items + store.item_E
+        self._seen = np.unique(key_E[store.part_E < part])
+        found = np.flatnonzero((store.part_E == part) & store.liked_E)
+        found = found[~_member(key_E[found], self._seen)]
+        self._relevant = np.unique(key_E[found])
+        ordered = found[np.lexsort((found, store.order_E[found]))]
+        _, first = np.unique(store.user_E[ordered], return_index=True)
+        self.rows_Q = ordered[first]
+
+    def __len__(self) -> int:
+        return len(self.rows_Q) * self.items
+
+    def __getitem__(self, position_B: np.ndarray) -> Batch:
+        row_B, item_B = self.rows_Q[position_B // self.items], position_B % self.items
+        user_B = self.store.user_E[row_B]
+        key_B = user_B.astype("int64") * self.items + item_B
+        label_B = np.where(_member(key_B, self._seen), EXCLUDED, _member(key_B, self._relevant))
+        return make_batch(self.store, user_B, item_B, row_B, label_B)
+
+
+def _member(keys: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Which keys stand in the sorted array `known`."""
+    if not len(known):
+        return np.zeros(len(keys), dtype=bool)
+    return known[np.minimum(np.searchsorted(known, keys), len(known) - 1)] == keys
+
+
+class Shuffled(Sampler[tuple[np.ndarray, tuple[int, ...]]]):
+    """A fresh permutation each epoch, cut into batches; `rank` of `world` takes its share of every global batch.
+
+    All ranks take the same number of steps; with several ranks a last global batch too small to share is left out.
+    """
+
+    def __init__(self, count: int, batch_size: int, *, seed: int, rank: int = 0, world: int = 1) -> None:
+        self.count, self.batch_size, self.seed = count, batch_size, seed
+        self.rank, self.world, self.epoch = rank, world, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by Lightning before each epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        whole, rest = divmod(self.count, self.batch_size * self.world)
+        return whole + (rest >= self.world)
+
+    def __iter__(self) -> Iterator[tuple[np.ndarray, tuple[int, ...]]]:
+        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.count)
+        size = self.batch_size * self.world
+        for step in range(len(self)):
+            mine = order[step * size : (step + 1) * size][self.rank :: self.world]
+            yield mine, (self.seed, self.epoch, step, self.rank)
+
+
+class InOrder(Sampler[np.ndarray]):
+    """Every position exactly once, in order; each rank takes one contiguous share and as many steps as the others."""
+
+    def __init__(self, count: int, batch_size: int, *, rank: int = 0, world: int = 1) -> None:
+        self.start, self.stop = (count * r // world for r in (rank, rank + 1))
+        self.steps = -(-(-(-count // world)) // batch_size)
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        for step in range(self.steps):
+            bounds = (self.start + (self.stop - self.start) * s // self.steps for s in (step, step + 1))
+            yield np.arange(*bounds)

@@ -1,0 +1,326 @@
+"""Vocabulary, standardiser and quantile buckets: fitted on training rows only, mergeable, saved as JSON.
+
+Every encoder is a summary of what it saw, so two fits on two parts of the rows merge into the fit on all of them.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import pandas as pd
+
+from recsys.declare import declare
+from recsys.schema import Column
+
+UNSEEN = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Vocabulary:
+    """The values of a category or tags column with their training counts, sorted by value.
+
+    Values counted at least `min_count` times take ids 1, 2, ... in sorted order; all others, and missing ones,
+    take id 0.
+
+    >>> vocabulary = Vocabulary.fit(pd.Series(["b", "a", "b"]), min_count=1)
+    >>> vocabulary.encode(pd.Series(["a", "b", "new", None])).tolist()
+    [1, 2, 0, 0]
+    >>> halves = Vocabulary.fit(pd.Series(["b"])).merge(Vocabulary.fit(pd.Series(["a", "b"])))
+    >>> halves == vocabulary
+    True
+    """
+
+    values: list[str] | list[int]
+    counts: list[int]
+    min_count: int = 1
+
+    @classmethod
+    def fit(cls, values: pd.Series, weight: np.ndarray | None = None, *, min_count: int = 1) -> Self:
+        """Count the present values; `weight` says how many training rows each entry stands for."""
+        codes, unique = pd.factorize(values, sort=True)
+        present = codes >= 0
+        weights = None if weight is None else weight[present].astype("float64")
+        counts = np.bincount(codes[present], weights, minlength=len(unique)).astype("int64")
+        seen = counts > 0
+        return cls(values=list(unique[seen].tolist()), counts=counts[seen].tolist(), min_count=min_count)
+
+    def merge(self, other: Self) -> Self:
+        """The fit on both parts. Integers and strings mix as strings."""
+        parts = [(self.values, self.counts), (other.values, other.counts)]
+        types = {type(value) for values, _ in parts for value in values[:1]}
+        totals: dict[Any, int] = {}
+        for values, counts in parts:
+            for value, count in zip(values, counts, strict=True):
+                key = str(value) if len(types) > 1 else value
+                totals[key] = totals.get(key, 0) + count
+        order = sorted(totals)
+        return type(self)(values=order, counts=[totals[v] for v in order], min_count=self.min_count)
+
+    @cached_property
+    def _index(self) -> pd.Index:
+        kept = [v for v, count in zip(self.values, self.counts, strict=True) if count >= self.min_count]
+        return pd.Index(kept, dtype="Int64" if kept and isinstance(kept[0], int) else "str")
+
+    @property
+    def size(self) -> int:
+        """Rows in the embedding table, the unseen row included."""
+        return len(self._index) + 1
+
+    def encode(self, values: pd.Series) -> np.ndarray:
+        """Ids, int64, of the shape of `values`."""
+        integers = isinstance(self._index.dtype, pd.Int64Dtype)
+        if integers and not isinstance(values.dtype, pd.Int64Dtype):
+            return self._texts.get_indexer(pd.Index(values.astype("str"))) + 1
+        return self._index.get_indexer(pd.Index(values.astype(self._index.dtype))) + 1
+
+    @cached_property
+    def _texts(self) -> pd.Index:
+        return self._index.astype("str")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Standardiser:
+    """Mean and deviation of a number column, after `clip` and `log1p`.
+
+    Merging follows Chan et al. (1979): counts, means and sums of squared differences add up.
+
+    >>> Standardiser.fit(np.array([1.0, 3.0, np.nan])).encode(np.array([1.0, 2.0, np.nan])).tolist()
+    [-1.0, 0.0, 0.0]
+    """
+
+    count: int
+    mean: float
+    square: float
+    standardise: bool = True
+    log1p: bool = False
+    clip: tuple[float, float] | None = None
+
+    @classmethod
+    def fit(
+        cls,
+        values: np.ndarray,
+        weight: np.ndarray | None = None,
+        *,
+        standardise: bool = True,
+        log1p: bool = False,
+        clip: tuple[float, float] | None = None,
+    ) -> Self:
+        """Summarise the finite values; `weight` says how many training rows each entry stands for."""
+        shaped = _shape(values, log1p, clip)
+        weight = np.ones(len(values)) if weight is None else weight.astype("float64")
+        known = np.isfinite(shaped) & (weight > 0)
+        shaped, weight = shaped[known], weight[known]
+        count = float(weight.sum())
+        mean = float((shaped * weight).sum() / count) if count else 0.0
+        square = float(((shaped - mean) ** 2 * weight).sum())
+        return cls(count=int(count), mean=mean, square=square, standardise=standardise, log1p=log1p, clip=clip)
+
+    def merge(self, other: Self) -> Self:
+        """The fit on both parts."""
+        count = self.count + other.count
+        if count == 0:
+            return self
+        delta = other.mean - self.mean
+        return type(self)(
+            count=count,
+            mean=self.mean + delta * other.count / count,
+            square=self.square + other.square + delta**2 * self.count * other.count / count,
+            standardise=self.standardise,
+            log1p=self.log1p,
+            clip=self.clip,
+        )
+
+    @property
+    def scale(self) -> float:
+        """The standard deviation, 1 for a constant column."""
+        deviation = math.sqrt(self.square / self.count) if self.count else 0.0
+        return deviation if deviation > 1e-12 * max(1.0, abs(self.mean)) else 1.0
+
+    def encode(self, values: np.ndarray) -> np.ndarray:
+        """Float32 values; missing ones take the mean, which is 0 once standardised."""
+        shaped = _shape(values, self.log1p, self.clip)
+        shaped = np.where(np.isfinite(shaped), shaped, self.mean)
+        return ((shaped - self.mean) / self.scale if self.standardise else shaped).astype("float32")
+
+
+def _shape(values: np.ndarray, log1p: bool, clip: tuple[float, float] | None) -> np.ndarray:
+    shaped = np.clip(values, *clip) if clip else values
+    return np.log1p(np.maximum(shaped, 0.0)) if log1p else shaped
+
+
+@dataclass(frozen=True, kw_only=True)
+class Buckets:
+    """Quantile buckets of a number column: ids 1 to `buckets`, missing values 0.
+
+    The summary counts values rounded to three significant digits: bounded in size, exact to merge, and the
+    boundaries are numbers a person can read. Equal quantiles fold into one bucket.
+
+    >>> Buckets.fit(np.array([1.0, 2.0, 3.0, 4.0]), buckets=2).encode(np.array([0.0, 2.5, 3.0, np.nan])).tolist()
+    [1, 1, 2, 0]
+    """
+
+    values: list[float]
+    counts: list[int]
+    buckets: int
+    clip: tuple[float, float] | None = None
+
+    @classmethod
+    def fit(
+        cls,
+        values: np.ndarray,
+        weight: np.ndarray | None = None,
+        *,
+        buckets: int,
+        clip: tuple[float, float] | None = None,
+    ) -> Self:
+        """Count the finite values; `weight` says how many training rows each entry stands for."""
+        shaped = _shape(values, False, clip)
+        weight = np.ones(len(values), dtype="int64") if weight is None else weight
+        known = np.isfinite(shaped) & (weight > 0)
+        unique, codes = np.unique(_three_digits(shaped[known]), return_inverse=True)
+        counts = np.bincount(codes, weight[known], minlength=len(unique)).astype("int64")
+        return cls(values=unique.tolist(), counts=counts.tolist(), buckets=buckets, clip=clip)
+
+    def merge(self, other: Self) -> Self:
+        """The fit on both parts."""
+        values = np.array([*self.values, *other.values])
+        counts = np.array([*self.counts, *other.counts], dtype="int64")
+        return type(self).fit(values, counts, buckets=self.buckets, clip=self.clip)
+
+    @cached_property
+    def boundaries(self) -> np.ndarray:
+        """Lower bounds of the second bucket onwards, increasing, float64."""
+        if not self.values:
+            return np.empty(0)
+        share = np.cumsum(self.counts) / np.sum(self.counts)
+        position = np.searchsorted(share, np.arange(1, self.buckets) / self.buckets, side="right")
+        chosen = np.unique(np.array(self.values)[np.minimum(position, len(self.values) - 1)])
+        return chosen[chosen > self.values[0]]
+
+    @property
+    def size(self) -> int:
+        """Rows in the embedding table, the row of missing values included."""
+        return len(self.boundaries) + 2
+
+    def encode(self, values: np.ndarray) -> np.ndarray:
+        """Ids, int64, of the shape of `values`."""
+        shaped = _shape(values, False, self.clip)
+        ids = np.searchsorted(self.boundaries, shaped, side="right") + 1
+        return np.where(np.isfinite(shaped), ids, UNSEEN)
+
+
+def _three_digits(values: np.ndarray) -> np.ndarray:
+    """Round to three significant digits."""
+    magnitude = np.floor(np.log10(np.abs(values), where=values != 0, out=np.zeros_like(values)))
+    step = 10.0 ** (magnitude - 2)
+    return np.round(np.round(values / step) * step, 12)
+
+
+Encoder = Vocabulary | Standardiser | Buckets
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoders:
+    """The fitted encoder of every column, by name."""
+
+    KINDS: ClassVar[Mapping[str, type[Encoder]]] = {
+        "vocabulary": Vocabulary,
+        "standardiser": Standardiser,
+        "buckets": Buckets,
+    }
+    columns: dict[str, Encoder] = field(default_factory=dict)
+
+    def sizes(self) -> dict[str, int]:
+        """Rows that each field and tags column takes in the embedding table."""
+        return {name: e.size for name, e in self.columns.items() if not isinstance(e, Standardiser)}
+
+    def encode_ids(self, name: str, values: pd.Series) -> np.ndarray:
+        """Ids of a field's values, int64, 0 for unseen and missing ones."""
+        encoder = self.columns[name]
+        if isinstance(encoder, Vocabulary):
+            return encoder.encode(values)
+        assert isinstance(encoder, Buckets)
+        return encoder.encode(values.to_numpy("float64"))
+
+    def encode_number(self, name: str, values: pd.Series) -> np.ndarray:
+        """A number column's values, float32."""
+        encoder = self.columns[name]
+        assert isinstance(encoder, Standardiser)
+        return encoder.encode(values.to_numpy("float64"))
+
+    def encode_tags(self, name: str, values: pd.Series, length: int) -> np.ndarray:
+        """Tags as ids (rows, length): the first `length` tags of each row; -1 marks unused places.
+
+        A cell without any tag is all unused; a tag outside the vocabulary takes the unseen id.
+        """
+        vocabulary = self.columns[name]
+        assert isinstance(vocabulary, Vocabulary)
+        lengths = values.list.len().fillna(0).astype("int64").to_numpy()
+        flat = _plain(values.explode())
+        slots = np.maximum(lengths, 1)
+        starts = np.cumsum(slots) - slots
+        place = np.arange(len(flat)) - np.repeat(starts, slots)
+        row = np.repeat(np.arange(len(values)), slots)
+        used = (place < length) & np.repeat(lengths > 0, slots)
+        ids = np.full((len(values), length), -1, dtype="int64")
+        ids[row[used], place[used]] = vocabulary.encode(flat.reset_index(drop=True))[used]
+        return ids
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types, for JSON and checkpoints."""
+        names = {kind: name for name, kind in self.KINDS.items()}
+        return {
+            name: {"encoder": names[type(e)], **{f: getattr(e, f) for f in e.__dataclass_fields__}}
+            for name, e in self.columns.items()
+        }
+
+    @classmethod
+    def from_dict(cls, mapping: Mapping[str, Any]) -> Self:
+        """What `to_dict` wrote."""
+        columns = {}
+        for name, options in mapping.items():
+            kind = cls.KINDS[options["encoder"]]
+            values = {key: value for key, value in options.items() if key != "encoder"}
+            columns[name] = declare(kind, values, f"encoders.{name}")
+        return cls(columns=columns)
+
+    def save(self, path: Path) -> None:
+        """Write JSON, one column per line."""
+        lines = [f"{json.dumps(k)}: {json.dumps(v, ensure_ascii=False)}" for k, v in self.to_dict().items()]
+        path.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read what `save` wrote."""
+        return cls.from_dict(json.loads(path.read_text(encoding="utf-8")))
+
+
+def fit_encoder(column: Column, values: pd.Series, weight: np.ndarray) -> Encoder:
+    """Fit the encoder that a column asks for.
+
+    `values` holds one entry per entity or event and `weight` how many training rows each stands for (tags: Arrow
+    lists, every tag counted).
+    """
+    if column.kind == "tags":
+        flat = values.explode().reset_index(drop=True)
+        lengths = values.list.len().fillna(0).astype("int64").to_numpy()
+        repeats = np.repeat(weight, np.maximum(lengths, 1))
+        return Vocabulary.fit(_plain(flat), repeats, min_count=column.min_count)
+    if column.kind == "category":
+        return Vocabulary.fit(values, weight, min_count=column.min_count)
+    numbers = values.to_numpy("float64")
+    if column.buckets:
+        return Buckets.fit(numbers, weight, buckets=column.buckets, clip=column.clip)
+    return Standardiser.fit(
+        numbers, weight, standardise=column.standardise, log1p=column.log1p, clip=column.clip
+    )
+
+
+def _plain(values: pd.Series) -> pd.Series:
+    """Exploded Arrow lists as nullable integers or strings."""
+    return values.astype("Int64" if pd.api.types.is_integer_dtype(values.dtype) else "str")

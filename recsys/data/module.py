@@ -1,0 +1,162 @@
+"""The Lightning data module: tables -> events -> split -> encoders -> store -> batches, each one call."""
+
+import dataclasses
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from recsys.data.batches import Batch, Candidates, InOrder, Rows, Shuffled, TrainRows
+from recsys.data.cleaning import load_events
+from recsys.data.split import TEST, VALID, Split, split_events
+from recsys.data.store import META, VERSION, Store, open_store, write_store
+from recsys.data.tables import SPLIT_COLUMN, TableSet, check_files
+from recsys.declare import declare
+from recsys.schema import FeatureSchema
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataSpec:
+    """Everything a data configuration declares. `about` says where the public can get the data."""
+
+    name: str
+    tables: TableSet
+    schema: FeatureSchema
+    split: Split
+    about: str = ""
+
+    @staticmethod
+    def parse(mapping: Mapping[str, Any]) -> "DataSpec":
+        """Read a data configuration; raises ValueError naming the option that is wrong."""
+        own = {key: mapping[key] for key in ("name", "tables", "about") if key in mapping}
+        rest = {key: value for key, value in mapping.items() if key not in (*own, "split")}
+        split = declare(Split, mapping.get("split", {}), "data.split")
+        schema = FeatureSchema.parse(rest, "data")
+        return declare(DataSpec, {**own, "schema": schema, "split": split}, "data")
+
+    @property
+    def split_column(self) -> str | None:
+        """The column that says which part a row belongs to, where there is one."""
+        if isinstance(self.tables.behaviour.path, dict):
+            return SPLIT_COLUMN
+        return self.split.column if self.split.by == "column" else None
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of the declaration and of every source file's name, size and time of change."""
+        files = [f for table in self.tables.present().values() for f in table.files]
+        stats = [(str(f.resolve()), (s := f.stat()).st_size, s.st_mtime_ns) for f in files]
+        content = [VERSION, dataclasses.asdict(self.tables), self.schema.to_dict(), dataclasses.asdict(self.split)]
+        return hashlib.sha256(json.dumps([content, stats], sort_keys=True).encode()).hexdigest()[:16]
+
+
+class DataModule(pl.LightningDataModule):
+    """Prepares the encoded store once (`prepare_data`) and loads batches from it.
+
+    `generate` writes the source files of a simulated dataset when they are missing. Training batches hold
+    `batch_size` events, evaluation batches `eval_batch_size` rows. Labelled events are validated and tested row by
+    row; with `ranking`, the test also ranks the whole catalogue for every user. Implicit data is always ranked.
+    """
+
+    def __init__(
+        self,
+        spec: DataSpec,
+        *,
+        cache: str | Path,
+        batch_size: int = 1024,
+        eval_batch_size: int = 8192,
+        ranking: bool = True,
+        workers: int = 0,
+        seed: int = 0,
+        generate: Callable[[], None] | None = None,
+    ) -> None:
+        super().__init__()
+        for name, value, least in (
+            ("batch_size", batch_size, 1),
+            ("eval_batch_size", eval_batch_size, 1),
+            ("workers", workers, 0),
+        ):
+            if not isinstance(value, int) or value < least:
+                raise ValueError(f"`{name}` must be an integer of at least {least}, got {value!r}.")
+        self.spec, self.cache = spec, Path(cache)
+        self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
+        self.ranking, self.workers, self.seed, self._generate = ranking, workers, seed, generate
+        self._store: Store | None = None
+
+    def prepare_data(self) -> None:
+        """Build the store unless one with the same fingerprint exists."""
+        if self._store is not None:
+            return
+        spec = self.spec
+        if self._generate and not all(f.exists() for t in spec.tables.present().values() for f in t.files):
+            self._generate()
+        check_files(spec.tables, spec.about)
+        if (self.folder / META).exists():
+            log.info("reusing the encoded store %s", self.folder)
+            return
+        log.info("encoding %s into %s", spec.name, self.folder)
+        events = load_events(spec.tables, spec.schema, spec.split_column)
+        write_store(self.folder, spec.schema, events, split_events(spec.split, events))
+
+    @property
+    def folder(self) -> Path:
+        """Where the encoded store lies."""
+        return self.cache / f"{self.spec.name}-{self.spec.fingerprint}"
+
+    def setup(self, stage: str | None = None) -> None:  # noqa: ARG002 - Lightning's signature
+        """Open the store."""
+        if self._store is None:
+            self._store = open_store(self.folder)
+
+    @property
+    def store(self) -> Store:
+        """The opened store; call `prepare_data` and `setup` first."""
+        if self._store is None:
+            raise RuntimeError("the store is not open: call prepare_data() and setup() first.")
+        return self._store
+
+    @property
+    def schema(self) -> FeatureSchema:
+        """The fitted schema."""
+        return self.store.schema
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Shuffled training batches, with fresh negatives for implicit data."""
+        dataset = TrainRows(self.store)
+        rank, world = self._place()
+        return self._loader(dataset, Shuffled(len(dataset), self.batch_size, seed=self.seed, rank=rank, world=world))
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        """What training is judged by: the labelled validation rows, or their full ranking for implicit data."""
+        implicit = self.schema.label.kind == "implicit"
+        return self._evaluation(Candidates(self.store, VALID) if implicit else Rows(self.store, VALID))
+
+    def test_dataloader(self) -> list[DataLoader[Batch]]:
+        """The labelled test rows and the full ranking of test users, as far as the label allows each."""
+        label = self.schema.label
+        datasets: list[Rows | Candidates] = [] if label.kind == "implicit" else [Rows(self.store, TEST)]
+        if label.kind == "implicit" or (self.ranking and label.ranks):
+            datasets.append(Candidates(self.store, TEST))
+        return [self._evaluation(dataset) for dataset in datasets]
+
+    def _evaluation(self, dataset: Rows | Candidates) -> DataLoader[Batch]:
+        rank, world = self._place()
+        return self._loader(dataset, InOrder(len(dataset), self.eval_batch_size, rank=rank, world=world))
+
+    def _place(self) -> tuple[int, int]:
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+    def _loader(self, dataset: Dataset[Batch], sampler: Sampler[Any]) -> DataLoader[Batch]:
+        """A sampler's item is a whole batch's index, so the loader neither batches nor collates."""
+        on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+        workers = min(self.workers, os.cpu_count() or 1)
+        return DataLoader(dataset, sampler=sampler, batch_size=None, num_workers=workers, pin_memory=on_gpu)

@@ -1,0 +1,38 @@
+"""Sampled negatives for implicit data: items that a user has no known positive with."""
+
+import numpy as np
+
+
+class NegativeSampler:
+    """Draws items uniformly among those that are not a known positive of the user, exactly and without retries.
+
+    `user_P`, `item_P` are the known positives (training rows), as positions in the users and items tables. Drawn
+    are only items that occur among them: an item that nobody could have seen yet is no evidence of dislike.
+
+    With m such items and a user's sorted positives p_0 < p_1 < ..., n = m - len(p) items are free, and the r-th of
+    them is r + #{j : p_j - j <= r}: one uniform draw of r in [0, n) and one binary search give the item.
+    Raises ValueError when a user is positive with every item.
+    """
+
+    def __init__(self, user_P: np.ndarray, item_P: np.ndarray, *, users: int) -> None:
+        self._pool, code_P = np.unique(item_P, return_inverse=True)
+        size = len(self._pool)
+        keys = np.unique(user_P.astype("int64") * size + code_P)
+        user, code = keys // size, keys % size
+        counts_U = np.bincount(user, minlength=users)
+        if (counts_U >= size).any():
+            raise ValueError(
+                f"user number {int(counts_U.argmax())} is positive with all {size} items of the training rows, so "
+                "no negative can be drawn; use another label kind or remove such users."
+            )
+        self._free_U = size - counts_U
+        self._starts_U = np.cumsum(counts_U) - counts_U
+        rank = np.arange(len(keys)) - self._starts_U[user]
+        self._gaps = user * (size + 1) + code - rank
+
+    def sample(self, user_B: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """One item position per entry of `user_B`, (B,)."""
+        draw_B = (rng.random(len(user_B)) * self._free_U[user_B]).astype("int64")
+        key_B = user_B.astype("int64") * (len(self._pool) + 1) + draw_B
+        below_B = np.searchsorted(self._gaps, key_B, side="right") - self._starts_U[user_B]
+        return self._pool[draw_B + below_B]

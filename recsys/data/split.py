@@ -1,0 +1,112 @@
+"""Assign every event to train, valid or test."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from recsys.data.cleaning import Events
+from recsys.data.tables import SPLITS
+
+TRAIN, VALID, TEST = range(3)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Split:
+    """How events are split.
+
+    - `time`: the last share `test` of the events in time is test, the share `valid` before it valid. Events of one
+      moment never stand on both sides of a cut.
+    - `leave_one_out`: each user's last event is test, the one before valid; users with fewer than three events
+      stay in train.
+    - `random`: shares drawn with `seed`.
+    - `column`: the behaviour table's `column` holds the words train, valid and test (files given per split do).
+    """
+
+    by: Literal["time", "leave_one_out", "random", "column"] = "time"
+    valid: float = 0.1
+    test: float = 0.1
+    column: str = "split"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("valid", "test"):
+            if not 0 < getattr(self, name) < 1:
+                raise ValueError(f"`{name}` must be a share between 0 and 1, got {getattr(self, name)}.")
+        if self.valid + self.test >= 1:
+            raise ValueError(f"`valid` + `test` must leave rows to train on, got {self.valid} + {self.test}.")
+
+
+def split_events(split: Split, events: Events) -> np.ndarray:
+    """The part of each event, int8 (E,): 0 train, 1 valid, 2 test.
+
+    Raises ValueError when the split is impossible: no time column, a part that stays empty, an unknown word in
+    the split column.
+    """
+    if split.by in ("time", "leave_one_out") and events.time_E is None and not _ordered(events):
+        raise ValueError(
+            f"`split.by={split.by}` needs `time: {{column: ...}}`; without one, use split.by=random or column."
+        )
+    parts = {
+        "time": _by_time,
+        "leave_one_out": _leave_one_out,
+        "random": _random,
+        "column": _by_column,
+    }[split.by](split, events)
+    for number, name in enumerate(SPLITS):
+        if not (parts == number).any():
+            raise ValueError(f"`split.by={split.by}` leaves no rows in {name} of {len(parts)}: {_advice(split)}")
+    return parts.astype("int8")
+
+
+def _advice(split: Split) -> str:
+    return {
+        "time": "are all timestamps equal, or `valid` and `test` too small?",
+        "leave_one_out": "no user has three events; use split.by=time or random.",
+        "random": "give `valid` and `test` larger shares.",
+        "column": f"column {split.column!r} must hold train, valid and test.",
+    }[split.by]
+
+
+def _ordered(events: Events) -> bool:
+    return not np.array_equal(events.order_E, np.arange(len(events.order_E)))
+
+
+def _by_time(split: Split, events: Events) -> np.ndarray:
+    time_E = events.order_E if events.time_E is None else events.time_E
+    ordered = np.sort(time_E)
+    last = len(ordered)
+    valid_from = ordered[min(last - 1, round(last * (1 - split.valid - split.test)))]
+    test_from = ordered[min(last - 1, round(last * (1 - split.test)))]
+    return (time_E >= valid_from).astype("int8") + (time_E >= test_from)
+
+
+def _leave_one_out(split: Split, events: Events) -> np.ndarray:  # noqa: ARG001 - one signature for all splits
+    time_E = events.order_E if events.time_E is None else events.time_E
+    order = np.lexsort((np.arange(len(time_E)), time_E, events.user_E))
+    user = events.user_E[order]
+    ends = np.flatnonzero(np.append(user[1:] != user[:-1], True))
+    counts = np.diff(ends, prepend=-1)
+    parts = np.zeros(len(user), dtype="int8")
+    parts[order[ends[counts >= 3]]] = TEST
+    parts[order[ends[counts >= 3] - 1]] = VALID
+    return parts
+
+
+def _random(split: Split, events: Events) -> np.ndarray:
+    count = len(events.user_E)
+    rank = np.random.default_rng(split.seed).permutation(count)
+    test = round(count * split.test)
+    return np.where(rank < test, TEST, np.where(rank < test + round(count * split.valid), VALID, TRAIN))
+
+
+def _by_column(split: Split, events: Events) -> np.ndarray:
+    assert events.split_E is not None, "the split column is read with the behaviour table"
+    words = np.char.lower(events.split_E.astype(str))
+    parts = np.full(len(words), -1)
+    for number, name in enumerate(SPLITS):
+        parts[words == name] = number
+    if (parts < 0).any():
+        word = words[parts < 0][0]
+        raise ValueError(f"column {split.column!r} must hold train, valid or test, got {word!r}.")
+    return parts

@@ -1,0 +1,206 @@
+"""The encoded store: every column as ids and numbers on disk, memory-mapped, written once and atomically.
+
+The store keeps the tables apart: user columns once per user, item columns once per item, scene columns once per
+event. A batch joins them by position, so a candidate item or a sampled negative brings its own attributes along.
+"""
+
+import json
+import logging
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from recsys.data.cleaning import Events
+from recsys.data.encoders import Encoders, fit_encoder
+from recsys.data.history import build_histories
+from recsys.data.split import TRAIN
+from recsys.schema import PADDING, ROLES, FeatureSchema, Role
+
+log = logging.getLogger(__name__)
+VERSION = 1
+META = "meta.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Side:
+    """The encoded columns of one role: ids in the shared table (n, F), numbers (n, N), tags by name (n, T)."""
+
+    ids: np.ndarray
+    numbers: np.ndarray
+    tags: dict[str, np.ndarray]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Store:
+    """An opened store. Suffix E: events, H: history entries; `part_E` is 0 train, 1 valid, 2 test.
+
+    `sides` holds the user, item and scene columns (scene: one row per event). The history of event e is
+    `history_H[start_E[e]:stop_E[e]]`, item positions, oldest first.
+    """
+
+    schema: FeatureSchema
+    encoders: Encoders
+    cleaning: dict[str, Any]
+    sides: dict[Role, Side]
+    user_E: np.ndarray
+    item_E: np.ndarray
+    label_E: np.ndarray
+    order_E: np.ndarray
+    part_E: np.ndarray
+    oracle_E: np.ndarray | None
+    history_H: np.ndarray
+    start_E: np.ndarray
+    stop_E: np.ndarray
+
+    @property
+    def users(self) -> int:
+        """Number of users."""
+        return len(self.sides["user"].ids)
+
+    @property
+    def items(self) -> int:
+        """Number of items in the catalogue."""
+        return len(self.sides["item"].ids)
+
+    @property
+    def liked_E(self) -> np.ndarray:
+        """Which events are positive, bool (E,); for ratings, those from `label.positive_from` on."""
+        return liked(self.schema, self.label_E)
+
+
+def liked(schema: FeatureSchema, label_E: np.ndarray) -> np.ndarray:
+    """Which labels count as positive, bool (E,)."""
+    if schema.label.kind != "rating":
+        return label_E > 0
+    threshold = schema.label.positive_from
+    return np.full(len(label_E), True) if threshold is None else label_E >= np.float32(threshold)
+
+
+def fit_encoders(schema: FeatureSchema, events: Events, part_E: np.ndarray) -> Encoders:
+    """Fit every column's encoder on the training rows; an attribute counts once per training row that shows it."""
+    train_E = part_E == TRAIN
+    weights = {
+        "user": np.bincount(events.user_E[train_E], minlength=len(events.users)),
+        "item": np.bincount(events.item_E[train_E], minlength=len(events.items)),
+        "scene": train_E.astype("int64"),
+    }
+    frames = _frames(events)
+    return Encoders(
+        columns={c.name: fit_encoder(c, frames[c.role][c.name], weights[c.role]) for c in schema.columns}
+    )
+
+
+def _frames(events: Events) -> dict[Role, pd.DataFrame]:
+    return {"user": events.users, "item": events.items, "scene": events.scene}
+
+
+def encode_side(schema: FeatureSchema, encoders: Encoders, frame: pd.DataFrame, role: Role) -> Side:
+    """The columns of one role as rows of the shared table, numbers and tags."""
+    fields = [c for c in schema.fields if c.role == role]
+    numbers = [c for c in schema.numbers if c.role == role]
+    ids = np.empty((len(frame), len(fields)), dtype="int32")
+    for n, column in enumerate(fields):
+        ids[:, n] = encoders.encode_ids(column.name, frame[column.name]) + schema.offset(column.name)
+    dense = np.empty((len(frame), len(numbers)), dtype="float32")
+    for n, column in enumerate(numbers):
+        dense[:, n] = encoders.encode_number(column.name, frame[column.name])
+    tags = {}
+    for column in (c for c in schema.tags if c.role == role):
+        local = encoders.encode_tags(column.name, frame[column.name], column.length)
+        tags[column.name] = np.where(local < 0, PADDING, local + schema.offset(column.name)).astype("int32")
+    return Side(ids=ids, numbers=dense, tags=tags)
+
+
+def write_store(folder: Path, schema: FeatureSchema, events: Events, part_E: np.ndarray) -> None:
+    """Fit the encoders, encode everything and write the store to `folder`, which appears whole or not at all."""
+    encoders = fit_encoders(schema, events, part_E)
+    _refuse_one_label(schema, events.label_E[part_E == TRAIN])
+    mean = float(events.label_E[part_E == TRAIN].mean(dtype="float64"))
+    schema = schema.fitted(sizes=encoders.sizes(), label_mean=mean)
+    arrays = {
+        "user_E": events.user_E,
+        "item_E": events.item_E,
+        "label_E": events.label_E,
+        "order_E": events.order_E,
+        "part_E": part_E,
+    }
+    if events.oracle_E is not None:
+        arrays["oracle_E"] = events.oracle_E
+    length = schema.history.length if schema.history else 0
+    if length:
+        histories = build_histories(events, part_E, liked(schema, events.label_E), length)
+        arrays |= {"history_H": histories.item_H, "start_E": histories.start_E, "stop_E": histories.stop_E}
+    for role, frame in _frames(events).items():
+        side = encode_side(schema, encoders, frame, role)
+        arrays |= {f"{role}.ids": side.ids, f"{role}.numbers": side.numbers}
+        arrays |= {f"{role}.tags.{name}": ids for name, ids in side.tags.items()}
+
+    def write(draft: Path) -> None:
+        for name, array in arrays.items():
+            np.save(draft / f"{name}.npy", array)
+        encoders.save(draft / "encoders.json")
+        meta = {"version": VERSION, "schema": schema.to_dict(), "cleaning": events.report.to_dict()}
+        (draft / META).write_text(json.dumps(meta, indent=1), encoding="utf-8")
+
+    write_atomically(folder, write)
+
+
+def _refuse_one_label(schema: FeatureSchema, label_T: np.ndarray) -> None:
+    if schema.label.kind != "implicit" and (label_T == label_T[0]).all():
+        raise ValueError(
+            f"all {len(label_T)} training labels are {label_T[0]:g} (label column {schema.label.column!r}), so "
+            "there is nothing to learn; check `label.column`, `label.positive_from` and the split."
+        )
+
+
+def write_atomically(folder: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` fill a temporary folder beside `folder`, then rename it; a finished `folder` is left alone."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        write(draft)
+        try:
+            draft.rename(folder)
+        except OSError:
+            if not folder.exists():
+                raise
+            log.info("another process finished %s first", folder)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def open_store(folder: Path) -> Store:
+    """Memory-map a store."""
+    meta = json.loads((folder / META).read_text(encoding="utf-8"))
+    schema = FeatureSchema.parse(meta["schema"])
+
+    def load(name: str) -> np.ndarray:
+        return np.load(folder / f"{name}.npy", mmap_mode="r")
+
+    has_history = schema.history is not None
+    return Store(
+        schema=schema,
+        encoders=Encoders.load(folder / "encoders.json"),
+        cleaning=meta["cleaning"],
+        sides={role: _open_side(schema, role, load) for role in ROLES},
+        user_E=load("user_E"),
+        item_E=load("item_E"),
+        label_E=load("label_E"),
+        order_E=load("order_E"),
+        part_E=load("part_E"),
+        oracle_E=load("oracle_E") if schema.label.oracle else None,
+        history_H=load("history_H") if has_history else np.empty(0, dtype="int32"),
+        start_E=load("start_E") if has_history else np.empty(0, dtype="int64"),
+        stop_E=load("stop_E") if has_history else np.empty(0, dtype="int64"),
+    )
+
+
+def _open_side(schema: FeatureSchema, role: Role, load: Callable[[str], np.ndarray]) -> Side:
+    tags = {c.name: load(f"{role}.tags.{c.name}") for c in schema.tags if c.role == role}
+    return Side(ids=load(f"{role}.ids"), numbers=load(f"{role}.numbers"), tags=tags)

@@ -1,0 +1,101 @@
+"""Turn a mapping (parsed YAML or JSON) into a checked, frozen dataclass. Standard library only."""
+
+import dataclasses
+import difflib
+import types
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+T = TypeVar("T")
+
+
+def nearest(word: str, options: Iterable[str]) -> str:
+    """A hint that names the valid options, the most similar first.
+
+    >>> nearest("tyme", ["random", "time"])
+    "did you mean 'time'? Valid: random, time."
+    """
+    names = sorted(map(str, options))
+    close = difflib.get_close_matches(str(word), names, n=1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    return f"{hint}Valid: {', '.join(names) or '(none)'}."
+
+
+def declare(cls: type[T], mapping: Any, where: str) -> T:
+    """Build dataclass `cls` from `mapping`, refusing unknown keys, missing keys and values of a wrong type.
+
+    `where` is the dotted path of the mapping in the configuration, used in messages.
+    Raises ValueError that names the key, the rule, the value received and the nearest valid choice.
+    """
+    if isinstance(mapping, cls):
+        return mapping
+    if not isinstance(mapping, Mapping):
+        raise ValueError(f"`{where}` must be a mapping of options, got {mapping!r}.")
+    fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    for key in mapping:
+        if key not in fields:
+            raise ValueError(f"`{where}` has no option {key!r}: {nearest(key, fields)}")
+    for name, field in fields.items():
+        required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        if required and name not in mapping:
+            raise ValueError(f"`{where}` needs the option {name!r}.")
+    hints = get_type_hints(cls)
+    values = {key: _convert(value, hints[key], f"{where}.{key}") for key, value in mapping.items()}
+    try:
+        return cls(**values)
+    except ValueError as error:
+        raise ValueError(f"`{where}`: {error}") from None
+
+
+def _convert(value: Any, hint: Any, where: str) -> Any:
+    """`value` as the annotated type `hint`: Literal, unions, tuples, dicts, nested dataclasses, plain types."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if hint is Any:
+        return value
+    if origin is Literal:
+        if value not in arguments:
+            raise ValueError(f"`{where}` must be one of its choices, got {value!r}: {nearest(value, arguments)}")
+        return value
+    if origin in (Union, types.UnionType):
+        return _convert_union(value, arguments, where)
+    if origin is tuple:
+        return _convert_tuple(value, arguments, where)
+    if origin is dict or hint is dict:
+        return _convert_dict(value, arguments, where)
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+        return declare(hint, value, where)
+    if origin is list:  # long lists (vocabularies) are taken as they are
+        hint = list
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
+        raise ValueError(f"`{where}` must be {hint.__name__}, got {value!r}.")
+    return value
+
+
+def _convert_union(value: Any, choices: tuple[Any, ...], where: str) -> Any:
+    if value is None and type(None) in choices:
+        return None
+    errors = []
+    for choice in (c for c in choices if c is not type(None)):
+        try:
+            return _convert(value, choice, where)
+        except ValueError as error:
+            errors.append(str(error))
+    raise ValueError(errors[0])
+
+
+def _convert_tuple(value: Any, items: tuple[Any, ...], where: str) -> tuple[Any, ...]:
+    if not isinstance(value, (list, tuple)):
+        raise ValueError(f"`{where}` must be a list, got {value!r}.")
+    if len(items) == 2 and items[1] is Ellipsis:
+        items = (items[0],) * len(value)
+    if len(value) != len(items):
+        raise ValueError(f"`{where}` must be a list of {len(items)} values, got {list(value)!r}.")
+    return tuple(_convert(v, item, f"{where}[{n}]") for n, (v, item) in enumerate(zip(value, items, strict=True)))
+
+
+def _convert_dict(value: Any, items: tuple[Any, ...], where: str) -> dict[Any, Any]:
+    if not isinstance(value, Mapping):
+        raise ValueError(f"`{where}` must be a mapping, got {value!r}.")
+    return {key: _convert(v, items[1] if items else Any, f"{where}.{key}") for key, v in value.items()}

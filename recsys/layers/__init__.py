@@ -1,0 +1,1 @@
+"""The pieces that models are made of."""

@@ -1,0 +1,52 @@
+"""DIN's local activation unit: how much each past item matters for this candidate."""
+
+import itertools
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from recsys.layers.mlp import Dice, activation_layer, check_hidden
+
+
+class LocalActivationUnit(nn.Module):
+    """Weighted sum of past items (Zhou et al. 2018, arXiv:1706.06978, eq. 3 and figure 2).
+
+    out = sum_l a(key_l, query) key_l, where a is a small network over [query, key, query - key, query * key]. The
+    first layer is linear in that list, so it is computed as W_q query + W_k key + W_p (query * key), the query's
+    part once per row: the same functions at a third of the work. Without `softmax` (the paper's choice) the weights
+    keep their scale, so a long history of related items weighs more than a short one. Places outside the mask
+    never count; an empty history gives zeros.
+    """
+
+    def __init__(
+        self, dim: int, hidden: Sequence[int] = (64, 16), *, activation: str = "dice", softmax: bool = False
+    ) -> None:
+        super().__init__()
+        check_hidden(hidden, "attention_hidden")
+        if not hidden:
+            raise ValueError("`attention_hidden` must name at least one layer width.")
+        self.softmax = softmax
+        self.query = nn.Linear(dim, hidden[0])
+        self.key = nn.Linear(dim, hidden[0], bias=False)
+        self.product = nn.Linear(dim, hidden[0], bias=False)
+        self.activations = nn.ModuleList(activation_layer(activation, width) for width in hidden)
+        self.inner = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(hidden))
+        self.out = nn.Linear(hidden[-1], 1, bias=not softmax)
+
+    def forward(self, query_BD: Tensor, key_BLD: Tensor, mask_BL: Tensor) -> Tensor:
+        """The user's interest in the candidate, (B, D)."""
+        x = self.query(query_BD).unsqueeze(1) + self.key(key_BLD) + self.product(query_BD.unsqueeze(1) * key_BLD)
+        x = self._activate(0, x, mask_BL)
+        for number, linear in enumerate(self.inner, start=1):
+            x = self._activate(number, linear(x), mask_BL)
+        weight_BL = self.out(x).squeeze(-1)
+        if self.softmax:
+            weight_BL = weight_BL.masked_fill(~mask_BL, torch.finfo(weight_BL.dtype).min).softmax(-1)
+        weight_BL = weight_BL * mask_BL
+        return (weight_BL.unsqueeze(1) @ key_BLD).squeeze(1)
+
+    def _activate(self, number: int, x: Tensor, mask_BL: Tensor) -> Tensor:
+        """Dice takes its moments over real places only."""
+        layer = self.activations[number]
+        return layer(x, mask_BL) if isinstance(layer, Dice) else layer(x)

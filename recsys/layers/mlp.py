@@ -1,0 +1,107 @@
+"""Fully connected layers, and the adaptive activation Dice."""
+
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from recsys.declare import nearest
+
+Activation = Literal["relu", "prelu", "dice"]
+
+
+class Dice(nn.Module):
+    """Data-adaptive activation (Zhou et al. 2018, arXiv:1706.06978, eq. 3).
+
+    f(s) = p(s) * s + (1 - p(s)) * alpha * s with p(s) = sigmoid((s - E[s]) / sqrt(Var[s] + eps)). In training the
+    moments are those of the batch, later the running ones. Places outside `mask` do not count.
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, width: int, *, eps: float = 1e-8, momentum: float = 0.1) -> None:
+        super().__init__()
+        self.alpha = nn.Parameter(torch.zeros(width))
+        self.eps, self.momentum = eps, momentum
+        self.register_buffer("running_mean", torch.zeros(width))
+        self.register_buffer("running_var", torch.ones(width))
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """`x`: (..., width); `mask`: bool (...)."""
+        mean, var = self._moments(x, mask) if self.training else (self.running_mean, self.running_var)
+        p = torch.sigmoid((x - mean) * torch.rsqrt(var + self.eps))
+        return x * (p + (1 - p) * self.alpha)
+
+    def _moments(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        weight = torch.ones_like(x[..., :1]) if mask is None else mask.unsqueeze(-1).to(x.dtype)
+        count = weight.sum()
+        dims = tuple(range(x.dim() - 1))
+        mean = (x * weight).sum(dims) / count.clamp(min=1)
+        var = ((x - mean) ** 2 * weight).sum(dims) / count.clamp(min=1)
+        with torch.no_grad():
+            step = self.momentum * (count > 0)
+            self.running_mean.lerp_(mean.detach().float(), step)
+            self.running_var.lerp_(var.detach().float(), step)
+        return mean, var
+
+
+class PReLU(nn.Module):
+    """max(0, s) + alpha * min(0, s) with one alpha per channel, the last dimension (He et al. 2015, eq. 1)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.alpha = nn.Parameter(torch.full((width,), 0.25))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`x`: (..., width)."""
+        return torch.where(x > 0, x, self.alpha * x)
+
+
+def activation_layer(activation: str, width: int) -> nn.Module:
+    """A fresh activation layer. Raises ValueError naming the nearest valid name."""
+    if activation == "relu":
+        return nn.ReLU()
+    if activation == "prelu":
+        return PReLU(width)
+    if activation == "dice":
+        return Dice(width)
+    raise ValueError(f"`activation` got {activation!r}: {nearest(activation, get_args(Activation))}")
+
+
+def check_hidden(hidden: Sequence[int], name: str = "hidden") -> None:
+    """Raise ValueError unless `hidden` is a list of positive widths."""
+    if isinstance(hidden, str) or not hasattr(hidden, "__len__"):
+        raise ValueError(f"`{name}` must be a list of layer widths such as [200,80], got {hidden!r}.")
+    for width in hidden:
+        if not isinstance(width, int) or isinstance(width, bool) or width < 1:
+            raise ValueError(f"`{name}` must be positive integers such as [200,80], got {list(hidden)!r}.")
+
+
+class MLP(nn.Sequential):
+    """Linear, (batch norm), activation, (dropout) for each width of `hidden`: (B, width) -> (B, out_features)."""
+
+    def __init__(
+        self,
+        width: int,
+        hidden: Sequence[int],
+        *,
+        activation: str = "relu",
+        dropout: float = 0.0,
+        batch_norm: bool = False,
+    ) -> None:
+        check_hidden(hidden)
+        if not isinstance(dropout, int | float) or not 0 <= dropout < 1:
+            raise ValueError(f"`dropout` must be in [0, 1), got {dropout!r}.")
+        layers: list[nn.Module] = []
+        for size in hidden:
+            layers.append(nn.Linear(width, size))
+            if batch_norm:
+                layers.append(nn.BatchNorm1d(size))
+            layers.append(activation_layer(activation, size))
+            if dropout:
+                layers.append(nn.Dropout(dropout))
+            width = size
+        super().__init__(*layers)
+        self.out_features = width

@@ -1,0 +1,31 @@
+"""Pure functions from scores and labels to numbers: ratings, clicks and ranked lists."""
+
+from recsys.metrics.classification import auc, best_threshold, logloss, precision_recall_f1
+from recsys.metrics.ranking import (
+    f1_at_k,
+    hit_rate_at_k,
+    mrr,
+    ndcg_at_k,
+    precision_at_k,
+    ranked_hits,
+    ranking_metrics,
+    recall_at_k,
+)
+from recsys.metrics.rating import mae, rmse
+
+__all__ = [
+    "auc",
+    "best_threshold",
+    "f1_at_k",
+    "hit_rate_at_k",
+    "logloss",
+    "mae",
+    "mrr",
+    "ndcg_at_k",
+    "precision_at_k",
+    "precision_recall_f1",
+    "ranked_hits",
+    "ranking_metrics",
+    "recall_at_k",
+    "rmse",
+]

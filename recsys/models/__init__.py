@@ -1,0 +1,1 @@
+"""Deep recommenders as Lightning modules: one short file each."""

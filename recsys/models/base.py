@@ -1,0 +1,163 @@
+"""The base class of all deep recommenders: training and scoring; a model adds its `forward`."""
+
+import importlib
+import inspect
+import math
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal, TypedDict, get_args
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from recsys.data.batches import Batch
+from recsys.declare import nearest
+from recsys.models.objectives import Logistic, Objective, SquaredError
+from recsys.schema import FeatureSchema
+
+Schedule = Literal["constant", "linear", "cosine"]
+CLASS_KEY = "recsys_model"
+
+
+class Training(TypedDict, total=False):
+    """How a model is trained; not part of the model, so not saved with it.
+
+    `optimizer` makes one from the parameters. `schedule` shapes the learning rate over all steps after a linear
+    rise during the share `warmup` of them.
+    """
+
+    objective: Objective
+    optimizer: Callable[[Iterable[nn.Parameter]], Optimizer]
+    schedule: Schedule
+    warmup: float
+
+
+class Recommender(pl.LightningModule):
+    """A model that gives every row of a batch one logit (or one rating).
+
+    A subclass takes the schema and its own keywords, passes `**training` on, builds its layers and implements
+    `forward(batch) -> logit_B`. `self.bias` starts at the training labels' mean (as a logit for probabilities).
+    All constructor keywords but the training ones are saved in the checkpoint as plain values.
+    """
+
+    def __init__(self, schema: FeatureSchema | Mapping[str, Any], **training: Any) -> None:
+        super().__init__()
+        self.schema = schema if isinstance(schema, FeatureSchema) else FeatureSchema.parse(schema)
+        self.save_hyperparameters(ignore=["schema", "training", *Training.__annotations__])
+        self.hparams["schema"] = self.schema.to_dict()
+        self._hparams_initial = dict(self.hparams)
+        for name in training:
+            if name not in Training.__annotations__:
+                own = inspect.signature(type(self).__init__).parameters
+                names = {*own, *Training.__annotations__} - {"self", "training"}
+                raise TypeError(f"{type(self).__name__} has no keyword {name!r}: {nearest(name, names)}")
+        self._set_training(**training)
+        mean, rating = self.schema.label_mean, self.schema.label.kind == "rating"
+        clipped = min(max(mean, 1e-6), 1 - 1e-6)
+        self.bias = nn.Parameter(torch.tensor(mean if rating else math.log(clipped / (1 - clipped))))
+
+    def _set_training(
+        self,
+        *,
+        objective: Objective | None = None,
+        optimizer: Callable[[Iterable[nn.Parameter]], Optimizer] = torch.optim.Adam,
+        schedule: Schedule = "constant",
+        warmup: float = 0.0,
+    ) -> None:
+        kind = self.schema.label.kind
+        self.objective = objective or (SquaredError() if kind == "rating" else Logistic())
+        if kind not in self.objective.kinds:
+            fitting = {"rating": "squared_error", "implicit": "logistic, bpr or sampled_softmax"}
+            raise ValueError(
+                f"the objective {type(self.objective).__name__} does not fit labels of kind {kind!r}; "
+                f"use objective={fitting.get(kind, 'logistic')}."
+            )
+        if schedule not in get_args(Schedule):
+            raise ValueError(f"`schedule` got {schedule!r}: {nearest(schedule, get_args(Schedule))}")
+        if not isinstance(warmup, int | float) or not 0 <= warmup < 1:
+            raise ValueError(f"`warmup` must be a share of all steps in [0, 1), got {warmup!r}.")
+        self.optimizer, self.schedule, self.warmup = optimizer, schedule, warmup
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Logits (or ratings), float32 (B,)."""
+        raise NotImplementedError
+
+    def score(self, batch: Batch) -> Tensor:
+        """Probabilities, or ratings inside `label.range`, float32 (B,)."""
+        logit_B = self(batch).float()
+        label = self.schema.label
+        if label.kind != "rating":
+            return logit_B.sigmoid()
+        return logit_B.clamp(*label.range) if label.range else logit_B
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: ARG002 - Lightning's signature
+        """One optimisation step's loss."""
+        loss = self.objective(self(batch).float(), batch.label_B, self.schema.label.negatives)
+        self.log("train/loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(batch))
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Tensor:  # noqa: ARG002
+        """Scores (B,), in float32 whatever the training precision, for the evaluation to collect."""
+        return self._score_exactly(batch)
+
+    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Tensor:  # noqa: ARG002
+        """Scores (B,), in float32 whatever the training precision, for the evaluation to collect."""
+        return self._score_exactly(batch)
+
+    def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Tensor:  # noqa: ARG002
+        """Scores (B,), in float32 whatever the training precision."""
+        return self._score_exactly(batch)
+
+    def _score_exactly(self, batch: Batch) -> Tensor:
+        with torch.autocast(self.device.type, enabled=False):
+            return self.score(batch)
+
+    def configure_optimizers(self) -> Any:
+        """The optimizer and its schedule, stepped every batch."""
+        optimizer = self.optimizer([p for p in self.parameters() if p.requires_grad])
+        if self.schedule == "constant" and not self.warmup:
+            return optimizer
+        steps = int(self.trainer.estimated_stepping_batches)
+        scheduler = LambdaLR(optimizer, lambda step: learning_rate_factor(self.schedule, self.warmup, step, steps))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Note which class the weights belong to."""
+        checkpoint[CLASS_KEY] = f"{type(self).__module__}.{type(self).__qualname__}"
+
+
+def learning_rate_factor(schedule: Schedule, warmup: float, step: int, steps: int) -> float:
+    """The multiple of the learning rate at a step: a linear rise, then constant, or down to 0 by line or cosine.
+
+    >>> [learning_rate_factor("linear", 0.5, step, 4) for step in range(4)]
+    [0.5, 1.0, 1.0, 0.5]
+    """
+    rise = round(steps * warmup)
+    if step < rise:
+        return (step + 1) / rise
+    if schedule == "constant":
+        return 1.0
+    left = 1.0 - (step - rise) / max(1, steps - rise)
+    return max(0.0, left) if schedule == "linear" else 0.5 - 0.5 * math.cos(math.pi * min(1.0, max(0.0, left)))
+
+
+def load_model(path: str | Path) -> Recommender:
+    """The model of a checkpoint, in evaluation mode on the CPU; nothing in the file is executed.
+
+    Raises FileNotFoundError, or ValueError when the file is no checkpoint of a recommender of this package.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"there is no checkpoint {str(path)!r}.")
+    try:
+        name = torch.load(path, map_location="cpu", weights_only=True)[CLASS_KEY]
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"{str(path)!r} is not a checkpoint of this package: {reason}") from None
+    module, _, class_name = name.rpartition(".")
+    cls = getattr(importlib.import_module(module), class_name, None)
+    if not (isinstance(cls, type) and issubclass(cls, Recommender)):
+        raise ValueError(f"{str(path)!r} names {name!r}, which is not a Recommender.")
+    return cls.load_from_checkpoint(path, map_location="cpu", weights_only=True).eval()

@@ -1,0 +1,54 @@
+"""Deep interest network: the user's past, weighted by what it says about the candidate."""
+
+from collections.abc import Sequence
+from typing import Unpack
+
+import torch
+from torch import Tensor, nn
+
+from recsys.data.batches import Batch
+from recsys.layers.attention import LocalActivationUnit
+from recsys.layers.embedding import FeatureEmbedding, HistoryEmbedding
+from recsys.layers.mlp import MLP
+from recsys.models.base import Recommender, Training
+from recsys.schema import FeatureSchema
+
+
+class DIN(Recommender):
+    """Deep interest network (Zhou et al. 2018, arXiv:1706.06978, eq. 3).
+
+    All columns' vectors beside the attention-weighted history enter an MLP. History columns share the rows of
+    the columns they repeat, and one attention weight per past item serves all of them. `activation` (relu, prelu
+    or dice) is used in the MLP and in the attention; `softmax` normalises the attention weights, which the paper
+    leaves out.
+    """
+
+    def __init__(
+        self,
+        schema: FeatureSchema,
+        *,
+        embedding_dim: int = 16,
+        hidden: Sequence[int] = (200, 80),
+        attention_hidden: Sequence[int] = (64, 16),
+        activation: str = "dice",
+        softmax: bool = False,
+        dropout: float = 0.0,
+        sparse: bool = False,
+        **training: Unpack[Training],
+    ) -> None:
+        super().__init__(schema, **training)
+        self.history = HistoryEmbedding(self.schema)
+        self.embedding = FeatureEmbedding(self.schema, embedding_dim, sparse=sparse)
+        interest = embedding_dim * len(self.history.columns)
+        self.attention = LocalActivationUnit(interest, attention_hidden, activation=activation, softmax=softmax)
+        width = self.embedding.columns * embedding_dim + 2 * interest
+        self.mlp = MLP(width, hidden, activation=activation, dropout=dropout)
+        self.out = nn.Linear(self.mlp.out_features, 1, bias=False)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Logits (or ratings), float32 (B,)."""
+        query_BD, key_BLD, mask_BL = self.history(batch, self.embedding.shared)
+        interest_BD = self.attention(query_BD, key_BLD, mask_BL)
+        profile_BD = self.embedding(batch).flatten(1)
+        deep_BD = self.mlp(torch.cat([profile_BD, interest_BD, interest_BD * query_BD], 1))
+        return self.bias + self.out(deep_BD).squeeze(1)

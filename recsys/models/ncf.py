@@ -1,0 +1,60 @@
+"""Neural collaborative filtering: GMF, MLP and their fusion NeuMF."""
+
+from collections.abc import Sequence
+from typing import Literal, Unpack, get_args
+
+import torch
+from torch import Tensor, nn
+
+from recsys.data.batches import Batch
+from recsys.declare import nearest
+from recsys.layers.embedding import PairEmbedding
+from recsys.layers.mlp import MLP
+from recsys.models.base import Recommender, Training
+from recsys.schema import FeatureSchema
+
+Branch = Literal["neumf", "gmf", "mlp"]
+
+
+class NCF(Recommender):
+    """Neural collaborative filtering (He et al. 2017, arXiv:1708.05031).
+
+    GMF: h . (p_u * q_i) (eq. 9); MLP: h . layers([p_u, q_i]) (eq. 10); NeuMF: both side by side, each with
+    embeddings of its own (eq. 12). `branch` keeps one of them or both; `hidden` are the widths of the MLP's
+    layers and `mlp_embedding_dim` the width of each of its two inputs.
+    """
+
+    def __init__(
+        self,
+        schema: FeatureSchema,
+        *,
+        branch: Branch = "neumf",
+        embedding_dim: int = 16,
+        mlp_embedding_dim: int = 32,
+        hidden: Sequence[int] = (64, 32, 16),
+        dropout: float = 0.0,
+        sparse: bool = False,
+        **training: Unpack[Training],
+    ) -> None:
+        super().__init__(schema, **training)
+        if branch not in get_args(Branch):
+            raise ValueError(f"`branch` got {branch!r}: {nearest(branch, get_args(Branch))}")
+        width = 0
+        self.gmf = self.pair = self.mlp = None
+        if branch != "mlp":
+            self.gmf = PairEmbedding(self.schema, embedding_dim, std=0.1, sparse=sparse)
+            width += embedding_dim
+        if branch != "gmf":
+            self.pair = PairEmbedding(self.schema, mlp_embedding_dim, std=0.1, sparse=sparse)
+            self.mlp = MLP(2 * mlp_embedding_dim, hidden, dropout=dropout)
+            width += self.mlp.out_features
+        self.out = nn.Linear(width, 1, bias=False)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Logits (or ratings), float32 (B,)."""
+        parts = []
+        if self.gmf is not None:
+            parts.append(self.gmf(batch).prod(1))
+        if self.pair is not None and self.mlp is not None:
+            parts.append(self.mlp(self.pair(batch).flatten(1)))
+        return self.bias + self.out(torch.cat(parts, 1)).squeeze(1)

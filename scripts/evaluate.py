@@ -1,0 +1,43 @@
+"""Score a checkpoint again: python scripts/evaluate.py checkpoint=outputs/.../checkpoints/best.ckpt"""
+
+import sys
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).resolve().parents[1])  # not scripts/, whose export.py would hide export/
+
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+
+from recsys.cli import launch
+from recsys.config import build_data, build_trainer, checkpoint_config
+from recsys.data.split import TEST
+from recsys.evaluation import best_possible, evaluate
+from recsys.models.base import load_model
+from recsys.report import metrics_table, write_json
+
+
+def evaluate_checkpoint(cfg: DictConfig) -> None:
+    """The metrics of a checkpoint on the data it was trained with, written to `output` where one is given."""
+    trained = checkpoint_config(cfg.checkpoint)
+    trained.trainer = cfg.trainer
+    if cfg.batch_size is not None:
+        trained.evaluation.batch_size = cfg.batch_size
+    data = build_data(trained)
+    model = load_model(cfg.checkpoint)
+    trainer = build_trainer(trained, model.schema.label.kind)
+    data.prepare_data()
+    data.setup()
+    if model.schema.fingerprint != data.schema.fingerprint:
+        raise ValueError(
+            f"{cfg.checkpoint} was trained on other data: the tables or the schema of {data.spec.name!r} have "
+            "changed since; train again, or restore the tables."
+        )
+    metrics = evaluate(trainer, model, data)
+    best = best_possible(data, TEST)
+    Console(highlight=False).print(metrics_table(f"{type(model).__name__} on {data.spec.name}", metrics, best))
+    if cfg.output:
+        write_json(Path(cfg.output), {**metrics, "best_possible": best, "config": OmegaConf.to_container(trained)})
+
+
+if __name__ == "__main__":
+    launch("evaluate", evaluate_checkpoint)
