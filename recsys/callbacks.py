@@ -65,7 +65,10 @@ class CarryConfig(pl.Callback):
         self.config = config
 
     def on_save_checkpoint(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]  # noqa: ARG002
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        checkpoint: dict[str, Any],  # noqa: ARG002
     ) -> None:
         """Add the configuration."""
         checkpoint[CONFIG_KEY] = self.config

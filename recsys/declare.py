@@ -76,13 +76,18 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
 def _convert_union(value: Any, choices: tuple[Any, ...], where: str) -> Any:
     if value is None and type(None) in choices:
         return None
+    choices = tuple(choice for choice in choices if choice is not type(None))
     errors = []
-    for choice in (c for c in choices if c is not type(None)):
+    for choice in choices:
         try:
             return _convert(value, choice, where)
         except ValueError as error:
             errors.append(str(error))
-    raise ValueError(errors[0])
+    inside = [error for error in errors if not error.startswith(f"`{where}` ")]
+    if inside or len(errors) == 1:
+        raise ValueError((inside or errors)[0])
+    names = [(get_origin(choice) or choice).__name__.replace("tuple", "list") for choice in choices]
+    raise ValueError(f"`{where}` must be {' or '.join(names)}, got {value!r}.")
 
 
 def _convert_tuple(value: Any, items: tuple[Any, ...], where: str) -> tuple[Any, ...]:
@@ -98,4 +103,5 @@ def _convert_tuple(value: Any, items: tuple[Any, ...], where: str) -> tuple[Any,
 def _convert_dict(value: Any, items: tuple[Any, ...], where: str) -> dict[Any, Any]:
     if not isinstance(value, Mapping):
         raise ValueError(f"`{where}` must be a mapping, got {value!r}.")
-    return {key: _convert(v, items[1] if items else Any, f"{where}.{key}") for key, v in value.items()}
+    kind, content = items or (Any, Any)
+    return {_convert(k, kind, where): _convert(v, content, f"{where}.{k}") for k, v in value.items()}

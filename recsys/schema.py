@@ -61,9 +61,7 @@ class Column:
         if self.clip is not None and not self.clip[0] < self.clip[1]:
             raise ValueError(f"column {self.name!r}: `clip` must be [low, high] with low < high, got {self.clip}.")
         if self.kind != "number" and (self.buckets or self.clip or self.log1p):
-            raise ValueError(
-                f"column {self.name!r}: `buckets`, `clip` and `log1p` are for numbers, not {self.kind}."
-            )
+            raise ValueError(f"column {self.name!r}: `buckets`, `clip` and `log1p` are for numbers, not {self.kind}.")
         if self.kind == "number" and isinstance(self.fill, str):
             raise ValueError(f"column {self.name!r}: `fill` must be a number, got {self.fill!r}.")
         if self.fill is not None and self.missing == "drop":

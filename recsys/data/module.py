@@ -7,6 +7,7 @@ import logging
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytorch_lightning as pl
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from recsys.data.batches import Batch, Candidates, InOrder, Rows, Shuffled, TrainRows
-from recsys.data.cleaning import load_events
+from recsys.data.events import load_events
 from recsys.data.split import TEST, VALID, Split, split_events
 from recsys.data.store import META, VERSION, Store, open_store, write_store
 from recsys.data.tables import SPLIT_COLUMN, TableSet, check_files
@@ -107,9 +108,9 @@ class DataModule(pl.LightningDataModule):
         events = load_events(spec.tables, spec.schema, spec.split_column)
         write_store(self.folder, spec.schema, events, split_events(spec.split, events))
 
-    @property
+    @cached_property
     def folder(self) -> Path:
-        """Where the encoded store lies."""
+        """Where the encoded store lies, by the state of the source files when first asked."""
         return self.cache / f"{self.spec.name}-{self.spec.fingerprint}"
 
     def setup(self, stage: str | None = None) -> None:  # noqa: ARG002 - Lightning's signature

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from recsys.data.cleaning import Events
 from recsys.data.encoders import Encoders, fit_encoder
+from recsys.data.events import Events
 from recsys.data.history import build_histories
 from recsys.data.split import TRAIN
 from recsys.schema import PADDING, ROLES, FeatureSchema, Role
@@ -91,9 +91,7 @@ def fit_encoders(schema: FeatureSchema, events: Events, part_E: np.ndarray) -> E
         "scene": train_E.astype("int64"),
     }
     frames = _frames(events)
-    return Encoders(
-        columns={c.name: fit_encoder(c, frames[c.role][c.name], weights[c.role]) for c in schema.columns}
-    )
+    return Encoders(columns={c.name: fit_encoder(c, frames[c.role][c.name], weights[c.role]) for c in schema.columns})
 
 
 def _frames(events: Events) -> dict[Role, pd.DataFrame]:

@@ -22,9 +22,7 @@ class TableEmbedding(nn.Module):
     gradient holds the looked-up rows only (for optimizers that accept sparse gradients).
     """
 
-    def __init__(
-        self, schema: FeatureSchema, embedding_dim: int, *, std: float = 0.01, sparse: bool = False
-    ) -> None:
+    def __init__(self, schema: FeatureSchema, embedding_dim: int, *, std: float = 0.01, sparse: bool = False) -> None:
         super().__init__()
         if embedding_dim < 1:
             raise ValueError(f"`embedding_dim` must be at least 1, got {embedding_dim}.")
@@ -47,9 +45,7 @@ class TableEmbedding(nn.Module):
 class FeatureEmbedding(nn.Module):
     """Every column of a batch as one vector: id fields, then tags (their mean), then numbers (value * vector)."""
 
-    def __init__(
-        self, schema: FeatureSchema, embedding_dim: int, *, std: float = 0.01, sparse: bool = False
-    ) -> None:
+    def __init__(self, schema: FeatureSchema, embedding_dim: int, *, std: float = 0.01, sparse: bool = False) -> None:
         super().__init__()
         self.shared = TableEmbedding(schema, embedding_dim, std=std, sparse=sparse)
         self.tags = [c.name for c in schema.tags]
@@ -72,9 +68,7 @@ class PairEmbedding(nn.Module):
 
     shift: Tensor
 
-    def __init__(
-        self, schema: FeatureSchema, embedding_dim: int, *, std: float = 0.01, sparse: bool = False
-    ) -> None:
+    def __init__(self, schema: FeatureSchema, embedding_dim: int, *, std: float = 0.01, sparse: bool = False) -> None:
         super().__init__()
         names = [c.name for c in schema.fields]
         for key in (schema.user, schema.item):

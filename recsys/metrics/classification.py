@@ -58,9 +58,7 @@ def logloss(probability_B: Tensor, label_B: Tensor) -> float:
     probability_B, label_B = _paired_binary(probability_B, label_B)
     low, high = float(probability_B.min()), float(probability_B.max())
     if low < 0 or high > 1:
-        raise ValueError(
-            f"`probability_B` must be in [0, 1], got values from {low} to {high}; apply a sigmoid first."
-        )
+        raise ValueError(f"`probability_B` must be in [0, 1], got values from {low} to {high}; apply a sigmoid first.")
     eps = torch.finfo(torch.float64).eps
     return float(binary_cross_entropy(probability_B.clamp(eps, 1 - eps), label_B))
 

@@ -1,0 +1,41 @@
+# make help
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export RECSYS_DATA ?= $(if $(wildcard ../shared/data),$(abspath ../shared/data),data)
+
+.DEFAULT_GOAL := help
+.PHONY: help install train test lint format bench clean
+
+help:  ## this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+install: $(VENV)/.installed  ## make .venv with the pinned versions
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "recsys needs Python 3.11 or newer")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+train: install  ## train, evaluate and export DeepFM on the built-in shop
+	$(BIN)/python scripts/train.py model=deepfm
+
+test: install lint  ## lint, types, import contracts, doctests and all tests
+	$(BIN)/pytest
+
+lint: install
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: install  ## rewrite the code in the project's format
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+bench: install  ## measure speed and memory on this machine
+	$(BIN)/python scripts/benchmark.py
+
+clean:  ## remove the environment, caches and encoded stores (keeps outputs/)
+	rm -rf $(VENV) .cache build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

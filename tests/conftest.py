@@ -1,0 +1,66 @@
+"""Shared fixtures: a schema with every kind of column, and configurations composed as the scripts do."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+
+from recsys.schema import FeatureSchema
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIGS = ROOT / "configs"
+
+
+@pytest.fixture
+def schema() -> FeatureSchema:
+    """Users with an age bucket, items with a category, a price and tags, an hour, and a history of all three."""
+    return FeatureSchema.parse(
+        {
+            "user": "user",
+            "item": "item",
+            "time": {"column": "at"},
+            "label": {"kind": "binary", "column": "clicked"},
+            "columns": {
+                "user": {"role": "user", "kind": "category"},
+                "age": {"role": "user", "kind": "number", "buckets": 4},
+                "item": {"role": "item", "kind": "category"},
+                "category": {"role": "item", "kind": "category"},
+                "price": {"role": "item", "kind": "number"},
+                "tags": {"role": "item", "kind": "tags", "length": 3},
+                "hour": {"role": "scene", "kind": "category", "part": "hour"},
+            },
+            "history": {"columns": ["item", "category", "tags"], "length": 6},
+            "sizes": {"user": 11, "age": 6, "item": 21, "category": 5, "tags": 7, "hour": 25},
+            "label_mean": 0.3,
+        }
+    )
+
+
+@pytest.fixture
+def composed() -> Callable[..., DictConfig]:
+    """Compose the training configuration with overrides."""
+
+    def make(*overrides: str, name: str = "train") -> DictConfig:
+        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+            return compose(name, overrides=list(overrides))
+
+    return make
+
+
+@pytest.fixture
+def real_data() -> Path:
+    """The folder of real datasets; tests that need it are skipped without one."""
+    folder = os.environ.get("RECSYS_DATA")
+    if not folder or not Path(folder).is_dir():
+        pytest.skip("RECSYS_DATA names no folder with datasets")
+    return Path(folder)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> None:
+    """Small tensors are quicker on one thread, and sums come out the same everywhere."""
+    torch.set_num_threads(1)

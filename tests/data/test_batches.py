@@ -1,0 +1,155 @@
+"""Batches against the raw tables, row by row; samplers; candidates; negatives."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from recsys.data.batches import EXCLUDED, Candidates, InOrder, Rows, RowsWithNegatives, Shuffled, TrainRows
+from recsys.data.module import DataModule, DataSpec
+from recsys.data.split import TEST, TRAIN, VALID
+from recsys.data.store import Store
+
+
+def opened(mapping: dict, cache: Path) -> Store:
+    data = DataModule(DataSpec.parse(mapping), cache=cache)
+    data.prepare_data()
+    data.setup()
+    return data.store
+
+
+def vocabulary(store: Store, column: str) -> dict:
+    """Global id of every value, by hand from the saved JSON form."""
+    fitted = store.encoders.to_dict()[column]
+    return {value: store.schema.offset(column) + 1 + n for n, value in enumerate(fitted["values"])}
+
+
+def test_a_batch_equals_a_row_by_row_join(tiny, tmp_path):
+    store = opened(tiny, tmp_path)
+    visits, goods = pd.read_csv(tmp_path / "visits.csv"), pd.read_csv(tmp_path / "goods.csv", keep_default_na=False)
+    rows = Rows(store, TEST)
+    batch = rows[np.arange(len(rows))]
+    fields = [c.name for c in store.schema.fields]
+    assert fields == ["shopper", "years", "sku", "shelf", "device"]
+    ids = {name: vocabulary(store, name) for name in ("shopper", "sku", "shelf", "device", "labels")}
+    goods = goods.set_index("sku")
+    train = visits.iloc[Rows(store, TRAIN).rows]
+    cost = goods["cost"][train["sku"]]
+    for at, row in enumerate(rows.rows):
+        visit = visits.iloc[row]
+        good = goods.loc[visit["sku"]]
+        for name, value in (("shopper", visit["shopper"]), ("sku", visit["sku"]), ("shelf", good["shelf"])):
+            expected = ids[name].get(value, store.schema.offset(name))
+            assert batch.ids_BF[at, fields.index(name)].item() == expected
+        expected_cost = (good["cost"] - cost.mean()) / cost.std(ddof=0)
+        assert batch.numbers_BN[at, 0].item() == pytest.approx(expected_cost, abs=1e-5)
+        tags = [ids["labels"].get(t, store.schema.offset("labels")) for t in good["labels"].split("|") if t][:2]
+        assert batch.lists["labels"][at].tolist() == tags + [0] * (2 - len(tags))
+        assert batch.label_B[at].item() == visit["bought"]
+        past = visits[
+            (visits["shopper"] == visit["shopper"]) & (visits["when"] < visit["when"]) & (visits["bought"] == 1)
+        ]
+        known = [ids["sku"].get(s, store.schema.offset("sku")) for s in past["sku"]][-4:]
+        assert batch.lists["history.sku"][at].tolist()[: len(known)] == known
+        assert not batch.lists["history.sku"][at, len(known) :].any()
+        assert batch.lists["history.labels"].shape[1:] == (batch.lists["history.sku"].shape[1], 2)
+
+
+def test_a_batch_without_any_history_is_one_place_of_padding(tiny, tmp_path):
+    store = opened(tiny, tmp_path)
+    first = Rows(store, TRAIN)[np.array([0])]
+    assert first.lists["history.sku"].tolist() == [[0]]
+
+
+@settings(max_examples=50, deadline=None)
+@given(count=st.integers(1, 60), size=st.integers(1, 9), world=st.integers(1, 3), seed=st.integers(0, 9))
+def test_shuffled_gives_every_rank_its_share_of_a_fresh_permutation(count, size, world, seed):
+    ranks = [Shuffled(count, size, seed=seed, rank=r, world=world) for r in range(world)]
+    epochs = []
+    for epoch in (0, 1):
+        for sampler in ranks:
+            sampler.set_epoch(epoch)
+        drawn = [[rows for rows, _ in sampler] for sampler in ranks]
+        assert all(len(d) == len(s) for d, s in zip(drawn, ranks, strict=True))
+        assert all(0 < len(rows) <= size for d in drawn for rows in d)
+        every = np.concatenate([rows for d in drawn for rows in d] or [np.empty(0, int)])
+        assert len(np.unique(every)) == len(every) >= count - (world - 1)
+        epochs.append(every)
+    if count > 20 and len(epochs[0]) > 20:
+        assert not np.array_equal(*epochs)
+    keys = {key for s in ranks for _, key in s}
+    assert len(keys) == sum(map(len, ranks))
+
+
+@settings(max_examples=50, deadline=None)
+@given(count=st.integers(0, 60), size=st.integers(1, 9), world=st.integers(1, 3))
+def test_in_order_covers_every_position_once_in_equal_steps(count, size, world):
+    ranks = [InOrder(count, size, rank=r, world=world) for r in range(world)]
+    steps = [list(sampler) for sampler in ranks]
+    assert len({len(s) for s in steps}) == 1
+    assert np.concatenate([np.empty(0, int), *(rows for s in steps for rows in s)]).tolist() == list(range(count))
+    assert all(len(rows) <= size for s in steps for rows in s)
+
+
+@pytest.fixture
+def tiny_implicit(tiny: dict, tmp_path: Path) -> dict:
+    """The first visits only, so that nobody has taken everything."""
+    pd.read_csv(tmp_path / "visits.csv").head(200).to_csv(tmp_path / "visits.csv", index=False)
+    return {**tiny, "label": {"kind": "implicit", "negatives": 3}, "split": {"by": "leave_one_out"}}
+
+
+def test_negatives_follow_their_positive_and_bring_their_own_attributes(tiny_implicit, tmp_path):
+    store = opened(tiny_implicit, tmp_path)
+    rows = RowsWithNegatives(store)
+    index_B = np.arange(20)
+    batch = rows.draw(index_B, (0, 0))
+    assert len(batch) == 20 * 4
+    assert batch.label_B.view(-1, 4).tolist() == [[1.0, 0.0, 0.0, 0.0]] * 20
+    sku, shelf = 2, 3
+    shelf_of = {int(s): int(h) for s, h in store.sides["item"].ids[:, [0, 1]]}
+    assert all(shelf_of[int(row[sku])] == int(row[shelf]) for row in batch.ids_BF)
+    user_GK = batch.ids_BF[:, 0].view(-1, 4)
+    assert (user_GK == user_GK[:, :1]).all()
+    known = {(int(u), int(i)) for u, i in Rows(store, TRAIN)[np.arange(len(rows))].ids_BF[:, [0, sku]]}
+    negatives = batch.ids_BF.view(20, 4, -1)[:, 1:].reshape(60, -1)
+    assert not {(int(r[0]), int(r[sku])) for r in negatives} & known
+
+
+def test_negatives_are_fresh_each_epoch_and_repeatable(tiny_implicit, tmp_path):
+    train = TrainRows(opened(tiny_implicit, tmp_path))
+    index_B = np.arange(50)
+    first, again, later = (train[(index_B, key)].ids_BF for key in ((0, 0, 0, 0), (0, 0, 0, 0), (0, 1, 0, 0)))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, later)
+
+
+def test_candidates_are_all_items_with_seen_ones_excluded(tiny, tmp_path):
+    store = opened(tiny, tmp_path)
+    visits = pd.read_csv(tmp_path / "visits.csv")
+    candidates = Candidates(store, TEST)
+    batch = candidates[np.arange(len(candidates))]
+    label_QI = batch.label_B.view(-1, 12)
+    earlier = visits.iloc[np.flatnonzero(np.asarray(store.part_E) < TEST)]
+    test = visits.iloc[np.flatnonzero(np.asarray(store.part_E) == TEST)]
+    liked = test[test["bought"] == 1]
+    seen = set(zip(earlier["shopper"], earlier["sku"], strict=True))
+    expected_users = sorted({u for u, i in zip(liked["shopper"], liked["sku"], strict=True) if (u, i) not in seen})
+    assert len(candidates.rows_Q) == len(expected_users) > 0
+    for row, labels in zip(candidates.rows_Q, label_QI.tolist(), strict=True):
+        shopper = visits.iloc[row]["shopper"]
+        mine = liked[liked["shopper"] == shopper]
+        new = [i for i in mine["sku"] if (shopper, i) not in seen]
+        for sku, label in zip(range(100, 112), labels, strict=True):
+            assert label == (EXCLUDED if (shopper, sku) in seen else float(sku in new))
+        first = mine[mine["sku"].isin(new)].index[0]
+        assert row == first, "the query is the first event with something to find"
+
+
+def test_to_moves_every_tensor(tiny, tmp_path):
+    batch = Rows(opened(tiny, tmp_path), VALID)[np.arange(4)].to("meta")
+    tensors = [batch.ids_BF, batch.numbers_BN, batch.label_B, *batch.lists.values()]
+    assert {t.device.type for t in tensors} == {"meta"}

@@ -1,0 +1,347 @@
+import datetime
+import decimal
+import gzip
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from recsys.data.tables import (
+    SPLIT_COLUMN,
+    Table,
+    TableSet,
+    as_category,
+    as_number,
+    as_seconds,
+    as_tags,
+    check_files,
+    column_names,
+    fill_missing,
+    read_table,
+    same_type,
+    time_part,
+)
+from recsys.declare import declare
+from recsys.schema import Column, Time
+
+TAGS = Column(name="tags", role="item", kind="tags")
+ROWS = [["u1", "Léa"], ["u2", "Bo"], ["u3", "Åse"]]
+
+
+def rows_of(table, wanted):
+    frame = read_table(table, "behaviour", wanted)
+    return [[None if pd.isna(cell) else cell for cell in row] for row in frame.to_numpy(dtype=object).tolist()]
+
+
+def text(path, content, encoding="utf-8"):
+    path.write_bytes(content.encode(encoding))
+    return str(path)
+
+
+def parquet(path, columns):
+    pq.write_table(pa.table(columns), path)
+    return str(path)
+
+
+@pytest.mark.parametrize("sep", [",", ";", "\t", "|", "::", "||", ".*", "\\t"])
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+@pytest.mark.parametrize("last", [True, False])
+def test_any_separator_and_newline(tmp_path, sep, newline, last):
+    lines = [sep.join(row) for row in [["id", "name"], *ROWS]]
+    path = text(tmp_path / "t.csv", newline.join(lines) + newline * last)
+    assert rows_of(Table(path=path, sep=sep), ["id", "name"]) == ROWS
+
+
+@pytest.mark.parametrize("sep", [",", "::"])
+@pytest.mark.parametrize("encoding", ["utf-8", "latin-1", "utf-8-sig", "utf-16"])
+def test_encodings_and_byte_order_marks(tmp_path, sep, encoding):
+    content = "\n".join(sep.join(row) for row in [["id", "name"], *ROWS])
+    table = Table(path=text(tmp_path / "t.csv", content, encoding), sep=sep, encoding=encoding)
+    assert rows_of(table, ["id", "name"]) == ROWS
+    if encoding == "utf-8-sig":  # a mark that the configuration does not mention
+        assert column_names(Table(path=table.path, sep=sep), "behaviour") == ["id", "name"]
+
+
+@pytest.mark.parametrize("sep", [",", "::"])
+def test_gzip(tmp_path, sep):
+    path = tmp_path / "t.csv.gz"
+    path.write_bytes(gzip.compress("\n".join(sep.join(row) for row in [["id", "name"], *ROWS]).encode()))
+    assert rows_of(Table(path=str(path), sep=sep), ["name", "id"]) == [row[::-1] for row in ROWS]
+
+
+@pytest.mark.parametrize("sep", [",", "::"])
+def test_without_a_header_names_say_what_the_columns_are(tmp_path, sep):
+    path = text(tmp_path / "t.csv", "\n".join(sep.join(row) for row in ROWS))
+    assert rows_of(Table(path=path, sep=sep, header=False, names=("id", "name")), ["id", "name"]) == ROWS
+
+
+def test_rename_maps_names_of_the_file(tmp_path):
+    path = text(tmp_path / "t.csv", "user_id:token,x\n7,8\n")
+    table = Table(path=path, rename={"user_id:token": "user"})
+    assert column_names(table, "behaviour") == ["user", "x"]
+    assert rows_of(table, ["x", "user"]) == [["8", "7"]]
+
+
+@pytest.mark.parametrize("sep", [",", "::"])
+def test_quotes_hold_separators_and_newlines(tmp_path, sep):
+    path = text(tmp_path / "t.csv", f'id{sep}name\n1{sep}"two{sep}parts\nand ""quotes"""\n')
+    assert rows_of(Table(path=path, sep=sep), ["id", "name"]) == [["1", f'two{sep}parts\nand "quotes"']]
+
+
+def test_quotes_can_mean_nothing(tmp_path):
+    path = text(tmp_path / "t.tsv", 'id\tname\n1\t"Open\n2\tplain\n')
+    assert rows_of(Table(path=path, sep="\t", quote=""), ["id", "name"]) == [["1", '"Open'], ["2", "plain"]]
+
+
+def test_white_space_around_cells_and_names_is_no_part_of_them(tmp_path):
+    """Bug: "7 " made a whole column of integers text, so that it joined nothing."""
+    path = text(tmp_path / "t.csv", "id , name\n7 , Bo\n 8,  \n")
+    assert rows_of(Table(path=path), ["id", "name"]) == [["7", "Bo"], ["8", None]]
+
+
+def test_only_the_texts_of_na_are_missing(tmp_path):
+    cells = ["NA", "None", "n/a", "", "null", "NULL", "NaN", "nan", "\\N", "0"]
+    path = text(tmp_path / "t.csv", "id,x\n" + "\n".join(f"1,{cell}" for cell in cells))
+    found = [x for _, x in rows_of(Table(path=path), ["id", "x"])]
+    assert found == ["NA", "None", "n/a", None, None, None, None, None, None, "0"]
+    found = [x for _, x in rows_of(Table(path=path, na=("NA",)), ["id", "x"])]
+    assert found == [None, *cells[1:]]
+
+
+def test_list_of_files_and_files_per_split(tmp_path):
+    a, b = (text(tmp_path / name, f"id,split\n{name},own\n") for name in "ab")
+    assert rows_of(Table(path=(a, b)), ["id"]) == [["a"], ["b"]]
+    per_split = Table(path={"train": a, "test": b})
+    # Bug: a column called "split" of the files' own was overwritten by the split of the file.
+    assert rows_of(per_split, ["id", "split", SPLIT_COLUMN]) == [["a", "own", "train"], ["b", "own", "test"]]
+
+
+def test_parquet_keeps_its_types(tmp_path):
+    big = 2**53 + 1
+    path = parquet(
+        tmp_path / "t.parquet",
+        {
+            "nullable": pa.array([big, None]),
+            "small": pa.array([1, None], pa.int8()),
+            "unsigned": pa.array([2**64 - 1, None], pa.uint64()),
+            "list": pa.array([["x", "y"], None]),
+            "dictionary": pa.array(["a", None]).dictionary_encode(),
+            "bytes": pa.array([b"raw", None]),
+            "flag": pa.array([True, None]),
+            "unread": pa.array([{"deep": 1}, None]),
+        },
+    )
+    frame = read_table(Table(path=path), "t", ["nullable", "small", "unsigned", "list", "dictionary", "bytes", "flag"])
+    assert frame.loc[0, ["nullable", "small", "unsigned"]].tolist() == [big, 1, 2**64 - 1]
+    assert list(frame["list"][0]) == ["x", "y"]
+    assert frame.loc[0, ["dictionary", "bytes"]].tolist() == ["a", "raw"]
+    assert as_category(frame["unsigned"])[0] == str(2**64 - 1)
+    assert as_category(frame["flag"])[0] == 1
+    assert frame.isna().iloc[1].all()
+
+
+def test_parquet_files_of_different_types_join_as_text(tmp_path):
+    a, b = parquet(tmp_path / "a.parquet", {"id": [7]}), parquet(tmp_path / "b.parquet", {"id": ["007"]})
+    assert as_category(read_table(Table(path=(a, b)), "t", ["id"])["id"]).tolist() == ["7", "007"]
+
+
+@pytest.mark.parametrize(
+    ("content", "options", "message"),
+    [
+        ("user,item\n1,2\n", {"wanted": ["usr"]}, "no column 'usr': did you mean 'user'"),
+        ("", {}, "table `items` is empty"),
+        ("\n\n", {}, "table `items` is empty"),
+        ("user,item\n", {}, "table `items` is empty"),
+        ("user,item\n1,2\n3\n", {}, "Expected 2 columns, got 1"),
+        ("user,item\n1,2,3\n", {}, "Expected 2 columns, got 3"),
+        ("user::item\n1::2::3\n", {"sep": "::"}, "sep='::'.*Expected 2 columns, got 3"),
+        ("user,user\n1,2\n", {}, "2 columns called 'user'"),
+        ("user,item\n1,2\n", {"rename": {"usr": "x"}}, "`rename` names 'usr': did you mean 'user'"),
+    ],
+)
+def test_unreadable_tables(tmp_path, content, options, message):
+    wanted = options.pop("wanted", ["user"])
+    table = Table(path=text(tmp_path / "t.csv", content), **options)
+    with pytest.raises(ValueError, match=message):
+        read_table(table, "items", wanted)
+
+
+@pytest.mark.parametrize("sep", [",", "::"])
+def test_wrong_encoding_names_the_encoding(tmp_path, sep):
+    path = text(tmp_path / "t.csv", f"id{sep}name\n1{sep}Léa\n", "latin-1")
+    with pytest.raises(ValueError, match="encoding='utf-8'"):
+        read_table(Table(path=path, sep=sep), "items", ["id", "name"])
+
+
+def test_broken_parquet_and_a_later_file_that_lacks_a_column(tmp_path):
+    broken = text(tmp_path / "t.parquet", "no parquet")
+    with pytest.raises(ValueError, match=r"table `items`.*t\.parquet does not parse"):
+        read_table(Table(path=broken), "items", ["id"])
+    a, b = text(tmp_path / "a.csv", "id,x\n1,2\n"), text(tmp_path / "b.csv", "id,y\n1,2\n")
+    with pytest.raises(ValueError, match=r"b\.csv has 0 columns called 'x'"):
+        read_table(Table(path=(a, b)), "items", ["id", "x"])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"header": False}, "needs `names`"),
+        ({"sep": ""}, "`sep` must not be empty"),
+        ({"quote": "''"}, "`quote` must be one character"),
+        ({"encoding": "utf-9"}, "`encoding` must be one that Python knows, got 'utf-9'"),
+        ({"path": []}, "`path` must name at least one file"),
+        ({"path": {"dev": "x.csv"}}, "no split 'dev'. Valid: train, valid, test"),
+        ({"path": {"train": 3}}, "`tables.items.path.train` must be str"),
+        ({"path": 3}, "`tables.items.path` must be str or list or dict, got 3"),
+        ({"sepp": ","}, "no option 'sepp': did you mean 'sep'"),
+    ],
+)
+def test_impossible_declarations(options, message):
+    with pytest.raises(ValueError, match=message):
+        declare(Table, {"path": "t.csv", **options}, "tables.items")
+
+
+def test_missing_file_says_where_to_get_it(tmp_path):
+    here = Table(path=text(tmp_path / "b.csv", "x\n1\n"))
+    with pytest.raises(FileNotFoundError, match=r"table `users`: .*nowhere\.csv'\. Ask the library\."):
+        check_files(TableSet(behaviour=here, users=Table(path="nowhere.csv")), " Ask the library. ")
+
+
+identifiers = st.one_of(
+    st.integers(-(2**70), 2**70).map(str),
+    st.sampled_from(["007", "7", "-0", "0", "00", "1.0", "1", "NA", "+7", "1e3", "é"]),
+    st.text("019-", min_size=1, max_size=20),
+)
+
+
+@given(st.lists(st.one_of(identifiers, st.none()), min_size=1, max_size=8))
+def test_identifiers_never_collide_and_never_change(values):
+    typed = as_category(pd.Series(values, dtype="str"))
+    assert [None if pd.isna(v) else str(v) for v in typed] == values  # "-0" once became 0
+
+
+@given(st.lists(st.one_of(st.integers(-(2**63), 2**63 - 1), st.none()), min_size=1, max_size=8))
+def test_integers_stay_exact_beside_missing_values(values):
+    typed = as_category(pd.Series(values, dtype="Int64", index=range(5, 5 + len(values))))
+    assert [None if pd.isna(v) else v for v in typed] == values
+    texts = pd.Series([None if v is None else str(v) for v in values], dtype="str", index=typed.index)
+    again = as_category(texts)
+    assert [None if pd.isna(v) else int(v) for v in again] == values
+    assert again.index.equals(texts.index)
+
+
+def test_floats_are_integers_only_when_all_are_whole():
+    assert as_category(pd.Series([1.0, np.nan, -2.0])).dtype == "Int64"
+    assert as_category(pd.Series([1.0, 2.5, None])).tolist()[:2] == ["1.0", "2.5"]
+    assert as_category(pd.Series([2.0**60])).tolist() == [repr(2.0**60)]
+    assert as_category(pd.Series(["1.0", "1"])).tolist() == ["1.0", "1"]
+    assert as_category(pd.Series([decimal.Decimal(12), None])).dtype == "Int64"
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "equal"), [([7], ["7"], True), ([7], ["007"], False), ([2**60 + 1], [str(2**60 + 1)], True)]
+)
+def test_integers_and_texts_compare_as_texts(left, right, equal):
+    a, b = same_type(pd.Series(left, dtype="Int64"), pd.Series([*right, "x"], dtype="str"))
+    assert (a[0] == b[0]) == equal
+
+
+def test_numbers():
+    texts = pd.Series(["1.5", " 2", "1e3", "inf", "1e999", "abc", "TRUE", "false", None])
+    expected = [1.5, 2.0, 1000.0, np.nan, np.nan, np.nan, 1.0, 0.0, np.nan]
+    np.testing.assert_array_equal(as_number(texts), expected)
+    np.testing.assert_array_equal(as_number(pd.Series([1, None], dtype="Int64")), [1.0, np.nan])
+    np.testing.assert_array_equal(as_number(pd.Series([True, None], dtype="boolean")), [1.0, np.nan])
+    np.testing.assert_array_equal(as_number(pd.Series([decimal.Decimal("1.5"), None])), [1.5, np.nan])
+
+
+NOON = datetime.datetime(2024, 2, 29, 12, 30, tzinfo=datetime.UTC)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        pd.Series([NOON.timestamp(), None]),
+        pd.Series([str(int(NOON.timestamp())), None]),
+        pd.Series(["2024-02-29T12:30:00", None]),
+        pd.Series(["2024-02-29 13:30:00+01:00", None]),
+        pd.Series([pd.Timestamp("2024-02-29 12:30"), None]),
+        pd.Series([pd.Timestamp(NOON).tz_convert("Asia/Tokyo"), None]),
+        pd.Series(np.array(["2024-02-29T12:30", "NaT"], dtype="datetime64[ms]")),
+    ],
+    ids=["float", "text", "ISO", "ISO with zone", "datetime64", "datetime64 with zone", "milliseconds"],
+)
+def test_every_way_to_write_a_moment(values):
+    np.testing.assert_array_equal(as_seconds(values, Time(column="t")), [NOON.timestamp(), np.nan])
+
+
+def test_milliseconds_and_dates():
+    assert as_seconds(pd.Series(["1500"]), Time(column="t", unit="ms")).tolist() == [1.5]
+    assert as_seconds(pd.Series([datetime.date(1970, 1, 3)]), Time(column="t")).tolist() == [2 * 86400.0]
+
+
+def test_one_bad_cell_does_not_turn_numbers_into_dates():
+    """Bug: with one unreadable cell, all the others were read as ISO dates: "20240101" became a day, the rest NaT."""
+    found = as_seconds(pd.Series(["20240101", "881250949", "oops"]), Time(column="t"))
+    np.testing.assert_array_equal(found, [20240101.0, 881250949.0, np.nan])
+
+
+@given(st.datetimes(datetime.datetime(1900, 1, 1), datetime.datetime(2100, 1, 1)), st.integers(-12, 14))
+def test_time_parts_are_those_of_datetime(moment, offset):
+    seconds = np.array([moment.replace(tzinfo=datetime.UTC, microsecond=0).timestamp()])
+    local = moment.replace(microsecond=0) + datetime.timedelta(hours=offset)
+    expected = {
+        "hour": local.hour,
+        "weekday": local.weekday(),
+        "weekend": int(local.weekday() >= 5),
+        "month": local.month,
+    }
+    assert {part: time_part(seconds, part, offset).tolist() for part in expected} == {
+        part: [value] for part, value in expected.items()
+    }
+
+
+def tags_by_loop(cell, sep):
+    found = [tag.strip() for tag in cell.split(sep)] if cell is not None else []
+    return [tag for tag in found if tag]
+
+
+@given(st.lists(st.one_of(st.none(), st.text("a1| \t", max_size=8)), min_size=1, max_size=6))
+def test_tags_of_texts(cells):
+    """Bug: "a||b" held an empty tag and "a | b" the tags "a " and " b"."""
+    found = as_tags(pd.Series(cells, dtype="str"), TAGS)
+    assert [[] if v is pd.NA else list(map(str, v)) for v in found] == [tags_by_loop(c, "|") for c in cells]
+    assert found.isna().tolist() == [not tags_by_loop(cell, "|") for cell in cells]
+
+
+def test_tags_of_lists():
+    """Bug: a null among integers turned all tags into texts of floats."""
+    cells = pd.Series([[10**17 + 1, None], [], None, [3]], dtype=pd.ArrowDtype(pa.list_(pa.int64())))
+    found = as_tags(cells, TAGS)
+    assert found.isna().tolist() == [False, True, True, False]
+    assert [list(v) for v in found.dropna()] == [[10**17 + 1], [3]]
+    names = pd.Series([["b", " "], ["", None, "a"]], dtype=pd.ArrowDtype(pa.list_(pa.string())))
+    assert [list(v) for v in as_tags(names, TAGS)] == [["b"], ["a"]]
+
+
+@pytest.mark.parametrize(
+    ("values", "fill", "expected"),
+    [
+        (pd.Series([1, None], dtype="Int64"), 5, [1, 5]),
+        (pd.Series([1, None], dtype="Int64"), "none", ["1", "none"]),
+        (pd.Series([1, None], dtype="Int64"), 0.5, ["1", "0.5"]),
+        (pd.Series(["a", None], dtype="str"), 5, ["a", "5"]),
+        (pd.Series([1.5, None]), 2, [1.5, 2.0]),
+    ],
+)
+def test_fill(values, fill, expected):
+    assert fill_missing(values, fill).tolist() == expected
+
+
+@pytest.mark.parametrize(("cells", "fill", "expected"), [(["1", ""], 2, [1, 2]), (["1", ""], "x", ["1", "x"])])
+def test_fill_of_tags(cells, fill, expected):
+    assert [tag for tags in fill_missing(as_tags(pd.Series(cells), TAGS), fill) for tag in tags] == expected

@@ -1,0 +1,146 @@
+"""Layers against naive loops."""
+
+import itertools
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from export.graph import example_batch
+from recsys.layers.attention import LocalActivationUnit
+from recsys.layers.embedding import FeatureEmbedding, PairEmbedding, TableEmbedding
+from recsys.layers.fm import fm
+from recsys.layers.mlp import MLP, Dice, PReLU
+from recsys.schema import PADDING
+
+
+@settings(max_examples=30, deadline=None)
+@given(rows=st.integers(1, 4), fields=st.integers(1, 6), dim=st.integers(1, 5), seed=st.integers(0, 99))
+def test_fm_equals_the_naive_double_sum(rows, fields, dim, seed):
+    emb_BFD = torch.randn(rows, fields, dim, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    for score, vectors in zip(fm(emb_BFD), emb_BFD, strict=True):
+        naive = sum((torch.dot(a, b) for a, b in itertools.combinations(vectors, 2)), torch.tensor(0.0))
+        torch.testing.assert_close(score, naive.double())
+
+
+@pytest.mark.parametrize("softmax", [False, True])
+@pytest.mark.parametrize("activation", ["relu", "prelu", "dice"])
+def test_attention_equals_a_row_by_row_loop(activation, softmax):
+    torch.manual_seed(0)
+    unit = LocalActivationUnit(4, (6, 3), activation=activation, softmax=softmax).double().eval()
+    query_BD, key_BLD = torch.randn(5, 4).double(), torch.randn(5, 7, 4).double()
+    length_B = torch.tensor([0, 1, 3, 6, 7])
+    mask_BL = torch.arange(7) < length_B[:, None]
+    out_BD = unit(query_BD, key_BLD, mask_BL)
+    for query, keys, length, out in zip(query_BD, key_BLD, length_B, out_BD, strict=True):
+        weights = []
+        for key in keys[:length]:
+            x = unit.query(query) + unit.key(key) + unit.product(query * key)
+            x = unit.activations[0](x)
+            x = unit.activations[1](unit.inner[0](x))
+            weights.append(unit.out(x).squeeze())
+        if softmax and weights:
+            weights = list(torch.stack(weights).softmax(0))
+        expected = sum((w * k for w, k in zip(weights, keys, strict=False)), torch.zeros(4).double())
+        torch.testing.assert_close(out, expected)
+
+
+def test_attention_first_layer_spans_the_concatenation():
+    """W [q, k, q - k, q * k] is W_q' q + W_k' k + W_p q * k, so the split form loses nothing."""
+    torch.manual_seed(0)
+    whole = torch.randn(5, 4 * 3)
+    q, k = torch.randn(3), torch.randn(3)
+    of_q, of_k, of_difference, of_product = whole.split(3, dim=1)
+    split = (of_q + of_difference) @ q + (of_k - of_difference) @ k + of_product @ (q * k)
+    torch.testing.assert_close(whole @ torch.cat([q, k, q - k, q * k]), split)
+
+
+@pytest.mark.parametrize("activation", ["relu", "dice"])
+def test_attention_ignores_what_lies_under_the_mask_even_in_training(activation):
+    torch.manual_seed(0)
+    unit = LocalActivationUnit(4, (6,), activation=activation).train()
+    query_BD, key_BLD = torch.randn(3, 4), torch.randn(3, 5, 4)
+    mask_BL = torch.arange(5) < torch.tensor([[0], [2], [5]])
+    garbage_BLD = torch.where(mask_BL.unsqueeze(-1), key_BLD, 1e6)
+    torch.testing.assert_close(unit(query_BD, garbage_BLD, mask_BL), unit(query_BD, key_BLD, mask_BL))
+    assert not unit(query_BD, key_BLD, mask_BL)[0].any()
+
+
+def test_dice_in_training_standardises_by_the_masked_batch_and_remembers_it():
+    dice = Dice(1, momentum=1.0).train()
+    x = torch.tensor([[1.0], [3.0], [99.0]])
+    mask = torch.tensor([True, True, False])
+    mean, var = (1 + 3) / 2, ((1 - 2) ** 2 + (3 - 2) ** 2) / 2
+    expected = x * torch.sigmoid((x - mean) / var**0.5)
+    torch.testing.assert_close(dice(x, mask)[mask], expected[mask])
+    torch.testing.assert_close(dice.running_mean, torch.tensor([mean]))
+    torch.testing.assert_close(dice.eval()(x)[:2], expected[:2])
+
+
+def test_dice_with_nothing_under_the_mask_keeps_its_memory():
+    dice = Dice(2).train()
+    out = dice(torch.randn(3, 2), torch.zeros(3, dtype=torch.bool))
+    assert out.isfinite().all()
+    assert torch.equal(dice.running_mean, torch.zeros(2))
+    assert torch.equal(dice.running_var, torch.ones(2))
+
+
+def test_prelu_agrees_with_torch():
+    ours, theirs = PReLU(3), torch.nn.PReLU(3)
+    x = torch.randn(8, 3)
+    torch.testing.assert_close(ours(x), theirs(x))
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("dropout", 1.0), ("dropout", -0.1), ("hidden", [8, 0]), ("hidden", "8")]
+)
+def test_mlp_refuses_bad_options_by_name(option, value):
+    options = {"hidden": [8], "dropout": 0.0, option: value}
+    with pytest.raises(ValueError, match=f"`{option}` must be"):
+        MLP(4, **options)
+
+
+def test_mlp_refuses_an_unknown_activation_naming_the_nearest():
+    with pytest.raises(ValueError, match="did you mean 'prelu'"):
+        MLP(4, [8], activation="prlu")
+
+
+def test_padding_and_unseen_rows_start_at_zero_and_padding_stays(schema):
+    table = TableEmbedding(schema, 4)
+    starts = [PADDING, *(schema.offset(c.name) for c in (*schema.fields, *schema.tags))]
+    assert not table.table.weight[starts].any()
+    assert table.table.weight.any(1).sum() == schema.rows - len(starts)
+    table(torch.zeros(2, 3, dtype=torch.int64)).sum().backward()
+    assert not table.table.weight.grad.any()
+
+
+def test_mean_pooling_counts_real_tags_only(schema):
+    table = TableEmbedding(schema, 4)
+    a, b = schema.offset("tags") + 1, schema.offset("tags") + 2
+    ids = torch.tensor([[a, b, 0], [a, 0, 0], [0, 0, 0]])
+    weight = table.table.weight
+    expected = torch.stack([(weight[a] + weight[b]) / 2, weight[a], torch.zeros(4)])
+    torch.testing.assert_close(table.mean(ids), expected)
+
+
+def test_feature_embedding_holds_fields_then_tags_then_numbers(schema):
+    embedding = FeatureEmbedding(schema, 4)
+    batch = example_batch(schema, rows=3, length=2)
+    emb_BFD = embedding(batch)
+    fields = len(schema.fields)
+    assert emb_BFD.shape == (3, fields + 1 + 1, 4)
+    torch.testing.assert_close(emb_BFD[:, :fields], embedding.shared(batch.ids_BF))
+    torch.testing.assert_close(emb_BFD[:, fields], embedding.shared.mean(batch.lists["tags"]))
+    torch.testing.assert_close(emb_BFD[:, -1], batch.numbers_BN[:, :1] * embedding.number[0])
+
+
+def test_pair_embedding_keeps_rows_for_users_and_items_only(schema):
+    pair = PairEmbedding(schema, 2)
+    assert len(pair.table.weight) == 1 + schema.size("user") + schema.size("item")
+    batch = example_batch(schema, rows=50, length=1)
+    user_B = batch.ids_BF[:, 0] - schema.offset("user")
+    item_B = batch.ids_BF[:, [c.name for c in schema.fields].index("item")] - schema.offset("item")
+    vectors = pair(batch)
+    torch.testing.assert_close(vectors[:, 0], pair.table.weight[1 + user_B])
+    torch.testing.assert_close(vectors[:, 1], pair.table.weight[1 + schema.size("user") + item_B])

@@ -1,0 +1,108 @@
+"""Training options, objectives and checkpoints."""
+
+import math
+
+import pytest
+import torch
+
+from export.graph import example_batch
+from recsys.models.base import learning_rate_factor, load_model
+from recsys.models.mf import MF
+from recsys.models.ncf import NCF
+from recsys.models.objectives import BPR, Logistic, SampledSoftmax, SquaredError
+from recsys.schema import FeatureSchema, Label
+
+
+def with_label(schema: FeatureSchema, mean: float = 0.5, **label: object) -> FeatureSchema:
+    return FeatureSchema.parse({**schema.to_dict(), "label": label, "label_mean": mean})
+
+
+def test_bpr_is_minus_the_mean_log_sigmoid_of_the_margins():
+    logit_B = torch.tensor([1.0, 0.0, 2.0, 0.5, 0.5, -1.0])
+    margins = [1 - 0, 1 - 2, 0.5 - 0.5, 0.5 + 1]
+    expected = -sum(math.log(1 / (1 + math.exp(-m))) for m in margins) / 4
+    assert BPR()(logit_B, torch.zeros(6), 2).item() == pytest.approx(expected)
+
+
+def test_sampled_softmax_is_the_positives_share():
+    logit_B = torch.tensor([1.0, 0.0, 2.0])
+    share = math.exp(1) / (math.exp(1) + math.exp(0) + math.exp(2))
+    assert SampledSoftmax()(logit_B, torch.zeros(3), 2).item() == pytest.approx(-math.log(share))
+
+
+def test_logistic_and_squared_error_are_means():
+    logit_B, label_B = torch.tensor([0.0, 2.0]), torch.tensor([1.0, 0.0])
+    expected = (math.log(2) + math.log(1 + math.exp(2))) / 2
+    assert Logistic()(logit_B, label_B, 1).item() == pytest.approx(expected)
+    assert SquaredError()(logit_B, label_B, 1).item() == pytest.approx((1 + 4) / 2)
+
+
+@pytest.mark.parametrize(
+    ("kind", "objective"), [("rating", Logistic()), ("binary", BPR()), ("implicit", SquaredError())]
+)
+def test_an_objective_that_does_not_fit_the_label_is_refused(schema, kind, objective):
+    with pytest.raises(ValueError, match=rf"does not fit labels of kind '{kind}'; use objective="):
+        MF(with_label(schema, kind=kind, column="y"), objective=objective)
+
+
+def test_bias_starts_at_the_label_mean(schema):
+    binary = MF(with_label(schema, 0.2, kind="binary", column="y"))
+    assert binary.bias.sigmoid().item() == pytest.approx(0.2)
+    assert MF(with_label(schema, 3.6, kind="rating", column="y")).bias.item() == pytest.approx(3.6)
+
+
+def test_rating_scores_stay_inside_the_range(schema):
+    model = MF(with_label(schema, 9.0, kind="rating", column="y", range=[1, 5]))
+    score_B = model.score(example_batch(schema, rows=4, length=1))
+    assert score_B.tolist() == [5.0] * 4
+
+
+def test_unseen_user_and_item_score_the_bias_alone(schema):
+    model = MF(with_label(schema, 0.2, kind="binary", column="y")).eval()
+    batch = example_batch(schema, rows=1, length=1)
+    batch.ids_BF[:] = torch.tensor([schema.offset(c.name) for c in schema.fields])
+    assert model.score(batch).item() == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize("options", [{"schedule": "cosin"}, {"warmup": 1.0}, {"warmup": "x"}])
+def test_bad_training_options_are_refused_by_name(schema, options):
+    with pytest.raises(ValueError, match=f"`{next(iter(options))}`"):
+        MF(schema, **options)
+
+
+def test_ncf_refuses_an_unknown_branch(schema):
+    with pytest.raises(ValueError, match="did you mean 'neumf'"):
+        NCF(schema, branch="neumff")
+
+
+def test_a_model_of_ids_needs_the_key_columns(schema):
+    columns = {c["name"]: c for c in schema.to_dict()["columns"] if c["name"] != "user"}
+    without = FeatureSchema.parse({**schema.to_dict(), "columns": list(columns.values())})
+    with pytest.raises(ValueError, match="needs the key column 'user'"):
+        MF(without)
+
+
+def test_cosine_schedule_rises_then_falls_to_zero():
+    factors = [learning_rate_factor("cosine", 0.2, step, 10) for step in range(11)]
+    assert factors[:2] == [1 / 2, 1.0]
+    assert factors[2:] == pytest.approx([0.5 + 0.5 * math.cos(math.pi * n / 8) for n in range(9)])
+
+
+def test_a_file_that_is_no_checkpoint_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="there is no checkpoint"):
+        load_model(tmp_path / "absent.ckpt")
+    (tmp_path / "text.ckpt").write_text("hello")
+    with pytest.raises(ValueError, match="is not a checkpoint"):
+        load_model(tmp_path / "text.ckpt")
+
+
+def test_a_checkpoint_cannot_name_any_class(tmp_path):
+    torch.save({"recsys_model": "os.path"}, tmp_path / "evil.ckpt")
+    with pytest.raises(ValueError, match="not a Recommender"):
+        load_model(tmp_path / "evil.ckpt")
+
+
+def test_label_kinds_that_rank():
+    assert Label(kind="implicit").ranks
+    assert not Label(kind="rating", column="y").ranks
+    assert Label(kind="rating", column="y", positive_from=4.0).ranks
