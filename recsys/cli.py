@@ -14,7 +14,7 @@ from pathlib import Path
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, ValueNode
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 from rich.console import Console
 
@@ -80,7 +80,9 @@ def explain(error: Exception, config_name: str) -> str:
     """A configuration error in one sentence, with the nearest valid name."""
     cause = error.__cause__ or error
     if isinstance(cause, (ConfigKeyError, ConfigAttributeError)) and cause.parent_node is not None:
-        return f"there is no option `{cause.full_key}`: {nearest(str(cause.key), cause.parent_node)}"
+        name = str(cause.full_key)
+        more = f" To add what the file does not list, write +{name}=..." if name.startswith("data.") else ""
+        return f"there is no option `{name}`: {nearest(str(cause.key), cause.parent_node)}{more}"
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options is not None:
         group, _, name = error.missing_cfg_file.rpartition("/")
         return f"there is no `{group}={name}`: {nearest(name, error.options)}"
@@ -109,9 +111,13 @@ def check_types(cfg: DictConfig) -> None:
 def _same_types(shown: object, given: object, where: str) -> None:
     if isinstance(shown, DictConfig) and isinstance(given, DictConfig):
         for key in shown:
-            if key in given and not (OmegaConf.is_interpolation(given, key) or OmegaConf.is_interpolation(shown, key)):
-                _same_types(shown[key], given[key], f"{where}.{key}".lstrip("."))
+            option = f"{where}.{key}".lstrip(".")
+            if OmegaConf.is_missing(given, key):
+                raise ValueError(f"`{option}` has no value; give one as {option}=...")
+            if key in given and not OmegaConf.is_missing(shown, key):
+                _same_types(shown._get_node(key), given._get_node(key), option)
         return
+    shown, given = (node._value() if isinstance(node, ValueNode) else node for node in (shown, given))
     kinds = {bool: (bool,), int: (int,), float: (int, float)}.get(type(shown))
     wrong_bool = isinstance(given, bool) and not isinstance(shown, bool)
     if given is not None and kinds and (wrong_bool or not isinstance(given, kinds)):

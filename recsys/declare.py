@@ -87,7 +87,7 @@ def _convert_union(value: Any, choices: tuple[Any, ...], where: str) -> Any:
     if inside or len(errors) == 1:
         raise ValueError((inside or errors)[0])
     names = [(get_origin(choice) or choice).__name__.replace("tuple", "list") for choice in choices]
-    raise ValueError(f"`{where}` must be {' or '.join(names)}, got {value!r}.")
+    raise ValueError(f"`{where}` must be {' or '.join(dict.fromkeys(names))}, got {value!r}.")
 
 
 def _convert_tuple(value: Any, items: tuple[Any, ...], where: str) -> tuple[Any, ...]:
@@ -104,4 +104,4 @@ def _convert_dict(value: Any, items: tuple[Any, ...], where: str) -> dict[Any, A
     if not isinstance(value, Mapping):
         raise ValueError(f"`{where}` must be a mapping, got {value!r}.")
     kind, content = items or (Any, Any)
-    return {_convert(k, kind, where): _convert(v, content, f"{where}.{k}") for k, v in value.items()}
+    return {_convert(k, kind, f"{where}.{k}"): _convert(v, content, f"{where}.{k}") for k, v in value.items()}

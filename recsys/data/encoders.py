@@ -18,6 +18,7 @@ from recsys.declare import declare
 from recsys.schema import Column
 
 UNSEEN = 0
+_POWERS = np.array([float(f"1e{n}") for n in range(301)])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,10 +216,11 @@ class Buckets:
 
 
 def _three_digits(values: np.ndarray) -> np.ndarray:
-    """Round to three significant digits."""
-    magnitude = np.floor(np.log10(np.abs(values), where=values != 0, out=np.zeros_like(values)))
-    step = 10.0 ** (magnitude - 2)
-    return np.round(np.round(values / step) * step, 12)
+    """Round to three significant digits: the double nearest to the decimal number, so that a second call is idle."""
+    magnitude = np.floor(np.log10(np.abs(values), where=values != 0, out=np.zeros_like(values))).astype("int64")
+    shift = 2 - magnitude
+    up, down = _POWERS[np.clip(shift, 0, 300)], _POWERS[np.clip(-shift, 0, 300)]
+    return np.round(values * up / down) / up * down
 
 
 Encoder = Vocabulary | Standardiser | Buckets
@@ -316,9 +318,7 @@ def fit_encoder(column: Column, values: pd.Series, weight: np.ndarray) -> Encode
     numbers = values.to_numpy("float64")
     if column.buckets:
         return Buckets.fit(numbers, weight, buckets=column.buckets, clip=column.clip)
-    return Standardiser.fit(
-        numbers, weight, standardise=column.standardise, log1p=column.log1p, clip=column.clip
-    )
+    return Standardiser.fit(numbers, weight, standardise=column.standardise, log1p=column.log1p, clip=column.clip)
 
 
 def _plain(values: pd.Series) -> pd.Series:

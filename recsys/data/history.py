@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from recsys.data.cleaning import Events
+from recsys.data.events import Events
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

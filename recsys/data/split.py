@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import pandas as pd
 
-from recsys.data.cleaning import Events
+from recsys.data.events import Events
 from recsys.data.tables import SPLITS
 
 TRAIN, VALID, TEST = range(3)
@@ -17,7 +18,8 @@ class Split:
 
     - `time`: the last share `test` of the events in time is test, the share `valid` before it valid. Events of one
       moment never stand on both sides of a cut.
-    - `leave_one_out`: each user's last event is test, the one before valid; users with fewer than three events
+    - `leave_one_out`: each user's last event (in `history.order`, else in time; the later row where equal) is
+      test, the one before valid; users with fewer than three events
       stay in train.
     - `random`: shares drawn with `seed`.
     - `column`: the behaviour table's `column` holds the words train, valid and test (files given per split do).
@@ -41,12 +43,14 @@ def split_events(split: Split, events: Events) -> np.ndarray:
     """The part of each event, int8 (E,): 0 train, 1 valid, 2 test.
 
     Raises ValueError when the split is impossible: no time column, a part that stays empty, an unknown word in
-    the split column.
+    the split column, files given per split but another split asked for.
     """
-    if split.by in ("time", "leave_one_out") and events.time_E is None and not _ordered(events):
+    if split.by in ("time", "leave_one_out") and events.time_E is None:
         raise ValueError(
             f"`split.by={split.by}` needs `time: {{column: ...}}`; without one, use split.by=random or column."
         )
+    if split.by != "column" and events.split_E is not None:
+        raise ValueError(f"the behaviour table has files per split, so use split.by=column, not {split.by}.")
     parts = {
         "time": _by_time,
         "leave_one_out": _leave_one_out,
@@ -68,22 +72,17 @@ def _advice(split: Split) -> str:
     }[split.by]
 
 
-def _ordered(events: Events) -> bool:
-    return not np.array_equal(events.order_E, np.arange(len(events.order_E)))
-
-
 def _by_time(split: Split, events: Events) -> np.ndarray:
-    time_E = events.order_E if events.time_E is None else events.time_E
-    ordered = np.sort(time_E)
+    assert events.time_E is not None, "split_events refuses events without a time"
+    ordered = np.sort(events.time_E)
     last = len(ordered)
     valid_from = ordered[min(last - 1, round(last * (1 - split.valid - split.test)))]
     test_from = ordered[min(last - 1, round(last * (1 - split.test)))]
-    return (time_E >= valid_from).astype("int8") + (time_E >= test_from)
+    return (events.time_E >= valid_from).astype("int8") + (events.time_E >= test_from)
 
 
 def _leave_one_out(split: Split, events: Events) -> np.ndarray:  # noqa: ARG001 - one signature for all splits
-    time_E = events.order_E if events.time_E is None else events.time_E
-    order = np.lexsort((np.arange(len(time_E)), time_E, events.user_E))
+    order = np.lexsort((events.order_E, events.user_E))
     user = events.user_E[order]
     ends = np.flatnonzero(np.append(user[1:] != user[:-1], True))
     counts = np.diff(ends, prepend=-1)
@@ -102,11 +101,9 @@ def _random(split: Split, events: Events) -> np.ndarray:
 
 def _by_column(split: Split, events: Events) -> np.ndarray:
     assert events.split_E is not None, "the split column is read with the behaviour table"
-    words = np.char.lower(events.split_E.astype(str))
-    parts = np.full(len(words), -1)
-    for number, name in enumerate(SPLITS):
-        parts[words == name] = number
-    if (parts < 0).any():
-        word = words[parts < 0][0]
+    words = pd.Series(events.split_E).astype("str").str.strip().str.lower()
+    parts = words.map({name: number for number, name in enumerate(SPLITS)})
+    if parts.isna().any():
+        word = events.split_E[parts.isna()][0]
         raise ValueError(f"column {split.column!r} must hold train, valid or test, got {word!r}.")
-    return parts
+    return parts.to_numpy("int8")

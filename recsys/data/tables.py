@@ -1,7 +1,9 @@
 """Read tables (CSV with any separator, gzip, Parquet) and give their columns clean types."""
 
+import codecs
 import datetime
-from collections.abc import Collection
+import gzip
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
@@ -18,7 +20,7 @@ from recsys.schema import Column, Time
 
 SplitName = Literal["train", "valid", "test"]
 SPLITS: tuple[SplitName, ...] = get_args(SplitName)
-SPLIT_COLUMN = "split"
+SPLIT_COLUMN = "<split of the file>"  # no file's own column is called this
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +29,7 @@ class Table:
 
     `path` is one file, a list of files, or one file per split (`{train: ..., valid: ..., test: ...}`). Files that
     end in `.parquet` are Parquet, all others text, `.gz` compressed. Without a `header`, `names` lists the columns.
+    White space around a text cell is no part of it. Where quotes mean nothing, set `quote` to an empty text.
     `rename` maps the file's column names to the names used in the configuration; `na` lists the texts that
     mean "missing". `key` is the column of an items, users or scenes table that the behaviour table refers to;
     behaviour rows whose key is not in it are dropped, or kept with missing attributes (`unknown: keep`).
@@ -35,6 +38,7 @@ class Table:
     path: str | tuple[str, ...] | dict[str, str]
     key: str | None = None
     sep: str = ","
+    quote: str = '"'
     encoding: str = "utf-8"
     header: bool = True
     names: tuple[str, ...] | None = None
@@ -48,6 +52,14 @@ class Table:
             raise ValueError("a table without a header needs `names`, the list of its columns.")
         if not self.sep:
             raise ValueError("`sep` must not be empty.")
+        if len(self.quote) > 1:
+            raise ValueError(f"`quote` must be one character or empty, got {self.quote!r}.")
+        try:
+            codecs.lookup(self.encoding)
+        except LookupError:
+            raise ValueError(f"`encoding` must be one that Python knows, got {self.encoding!r}.") from None
+        if not self.files:
+            raise ValueError("`path` must name at least one file.")
         if isinstance(self.path, dict) and (unknown := set(self.path) - set(SPLITS)):
             raise ValueError(f"`path` has no split {unknown.pop()!r}. Valid: {', '.join(SPLITS)}.")
 
@@ -91,113 +103,128 @@ def check_files(tables: TableSet, about: str) -> None:
 def column_names(table: Table, name: str) -> list[str]:
     """The column names of a table after `rename`."""
     first = table.files[0]
-    if first.suffix == ".parquet":
-        names = pa.parquet.read_schema(first).names
-    elif table.header:
-        names = _read_text(table, name, first, limit=0).column_names
-    else:
-        names = list(table.names or ())
+    names = _read_file(table, name, first, columns=()).column_names
     if missing := [old for old in table.rename if old not in names]:
         raise ValueError(f"table `{name}` ({first}): `rename` names {missing[0]!r}: {nearest(missing[0], names)}")
-    renamed = [table.rename.get(n, n) for n in names]
-    return [*renamed, SPLIT_COLUMN] if isinstance(table.path, dict) else renamed
+    return [table.rename.get(n, n) for n in names]
 
 
 def read_table(table: Table, name: str, wanted: Collection[str]) -> pd.DataFrame:
     """Read the `wanted` columns (names after `rename`) of every file of a table.
 
+    `SPLIT_COLUMN` may be wanted of a table with one file per split: the split of each row's file.
     Raises ValueError for a missing column, an empty table or a row that does not parse.
     """
     available = column_names(table, name)
-    for column in wanted:
+    columns = [column for column in wanted if column != SPLIT_COLUMN]
+    for column in columns:
         if column not in available:
             raise ValueError(f"table `{name}` has no column {column!r}: {nearest(column, available)}")
-    frames = []
-    for number, path in enumerate(table.files):
-        frame = _to_pandas(_read_file(table, name, path, [c for c in wanted if c != SPLIT_COLUMN]))
-        if isinstance(table.path, dict):
-            frame[SPLIT_COLUMN] = list(table.path)[number]
-        frames.append(frame[list(wanted)])
+    frames = [_to_pandas(_read_columns(table, name, path, columns)) for path in table.files]
+    if SPLIT_COLUMN in wanted:
+        frames = [frame.assign(**{SPLIT_COLUMN: split}) for frame, split in zip(frames, table.path, strict=True)]
     frame = pd.concat(frames, ignore_index=True) if len(frames) > 1 else frames[0]
     if frame.empty:
         raise ValueError(f"table `{name}` is empty: {table.files[0]} has no rows.")
     return frame
 
 
-def _read_file(table: Table, name: str, path: Path, wanted: list[str]) -> pa.Table:
-    """One file's wanted columns under their names after `rename`."""
+def _read_columns(table: Table, name: str, path: Path, wanted: list[str]) -> pa.Table:
+    """The wanted columns of a file under their names after `rename`."""
     old_names = {new: old for old, new in table.rename.items()}
     source = [old_names.get(column, column) for column in wanted]
-    try:
-        if path.suffix == ".parquet":
-            content = pa.parquet.read_table(path, columns=source).select(source)
-        else:
-            content = _read_text(table, name, path).select(source)
-    except KeyError as error:
-        raise ValueError(f"table `{name}`: file {path} lacks a column: {error.args[0]}") from None
-    return content.rename_columns(wanted)
+    names = _read_file(table, name, path, columns=()).column_names
+    for column in source:
+        if (count := names.count(column)) != 1:
+            raise ValueError(f"table `{name}`: file {path} has {count} columns called {column!r}, not one.")
+    return _read_file(table, name, path, columns=source).select(source).rename_columns(wanted)
 
 
-def _read_text(table: Table, name: str, path: Path, limit: int | None = None) -> pa.Table:
-    """A text file with every column as strings, so that no identifier passes through a float."""
-    if len(table.sep) > 1:
-        return _read_wide_separator(table, name, path, limit)
-    names = None if table.header else list(table.names or ())
-    parse = pa.csv.ParseOptions(delimiter=table.sep, newlines_in_values=True)
-    read = pa.csv.ReadOptions(encoding=table.encoding, column_names=names)
+def _read_file(table: Table, name: str, path: Path, columns: Sequence[str]) -> pa.Table:
+    """Some columns of one file; none asks for the names of all, without a row."""
     try:
-        with pa.csv.open_csv(path, read, parse) as reader:
-            columns = reader.schema.names
-            if limit == 0:
-                return pa.table({column: pa.array([], pa.string()) for column in columns})
-        convert = pa.csv.ConvertOptions(
-            column_types=dict.fromkeys(columns, pa.string()), null_values=list(table.na), strings_can_be_null=True
-        )
-        return pa.csv.read_csv(path, read, parse, convert)
-    except pa.ArrowInvalid as error:
+        if path.suffix != ".parquet":
+            return _read_text(table, path, columns)
+        if columns:
+            return pa.parquet.read_table(path, columns=list(columns), partitioning=None)
+        return pa.parquet.read_schema(path).empty_table()
+    except (pa.ArrowInvalid, UnicodeError, OSError) as error:
         if "Empty CSV file" in str(error):
             raise ValueError(f"table `{name}` is empty: {path} has no rows.") from None
-        raise ValueError(f"table `{name}`: {path} does not parse with sep={table.sep!r}: {error}") from None
+        how = "" if path.suffix == ".parquet" else f" with sep={table.sep!r} and encoding={table.encoding!r}"
+        raise ValueError(f"table `{name}`: {path} does not parse{how}: {error}") from None
 
 
-def _read_wide_separator(table: Table, name: str, path: Path, limit: int | None) -> pa.Table:
-    """Separators of several characters, such as `::`, are beyond Arrow's reader."""
-    try:
-        frame = pd.read_csv(
-            path,
-            sep=table.sep.replace("|", r"\|"),
-            engine="python",
-            encoding=table.encoding,
-            header=0 if table.header else None,
-            names=None if table.header else list(table.names or ()),
-            dtype=str,
-            nrows=limit,
-            keep_default_na=False,
-            na_values=list(table.na),
-        )
-    except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        raise ValueError(f"table `{name}`: {path} does not parse with sep={table.sep!r}: {error}") from None
-    return pa.Table.from_pandas(frame, preserve_index=False)
+def _read_text(table: Table, path: Path, columns: Sequence[str]) -> pa.Table:
+    """A text file with every column as strings, so that no identifier passes through a float."""
+    source, sep, encoding = (
+        (path, table.sep, table.encoding)
+        if len(table.sep) == 1
+        else (_one_character(table, path, header_only=not columns), _SEPARATOR, "utf-8")
+    )
+    names = None if table.header else list(table.names or ())
+    read = pa.csv.ReadOptions(encoding=encoding, column_names=names)
+    parse = pa.csv.ParseOptions(delimiter=sep, quote_char=table.quote or False, newlines_in_values=True)
+    with pa.csv.open_csv(_rewound(source), read, parse) as reader:
+        found = reader.schema.names
+    if not columns:
+        return pa.schema([(column.strip(), pa.string()) for column in found]).empty_table()
+    include = [column for column in found if column.strip() in columns]
+    convert = pa.csv.ConvertOptions(column_types=dict.fromkeys(include, pa.string()), include_columns=include)
+    content = pa.csv.read_csv(_rewound(source), read, parse, convert)
+    return pa.table([_tidy(c, table) for c in content.columns], names=[c.strip() for c in include])
+
+
+_SEPARATOR = "\x1f"  # ASCII's own unit separator
+
+
+def _one_character(table: Table, path: Path, *, header_only: bool) -> pa.Buffer:
+    """A text file, or its first line; a separator too long for Arrow's reader, such as `::`, is replaced."""
+    opener = gzip.open if path.suffix == ".gz" else open
+    with opener(path, "rt", encoding=table.encoding, newline="") as file:
+        text = file.readline() if header_only else file.read()
+    return pa.py_buffer(text.replace(table.sep, _SEPARATOR).encode())
+
+
+def _rewound(source: Path | pa.Buffer) -> Path | pa.BufferReader:
+    return source if isinstance(source, Path) else pa.BufferReader(source)
+
+
+def _tidy(cells: pa.ChunkedArray, table: Table) -> pa.ChunkedArray:
+    """Text cells without the white space around them, null where they say "missing"."""
+    if len(table.sep) > 1:  # one within quotes separates nothing
+        cells = pc.replace_substring(cells, _SEPARATOR, table.sep)
+    cells = pc.utf8_trim_whitespace(cells)
+    return pc.if_else(pc.is_in(cells, pa.array(table.na, pa.string())), pa.scalar(None, pa.string()), cells)
 
 
 def _to_pandas(content: pa.Table) -> pd.DataFrame:
-    """Nullable integers instead of floats, lists as Arrow lists, dictionaries decoded, the rest by default."""
+    """Nullable integers and booleans, lists as Arrow lists, dictionaries and bytes as text, the rest by default."""
 
     def dtype(kind: pa.DataType) -> pd.api.extensions.ExtensionDtype | None:
+        if pa.types.is_boolean(kind):
+            return pd.BooleanDtype()
         if pa.types.is_integer(kind) and kind != pa.uint64():
             return pd.Int64Dtype()
         if pa.types.is_list(kind) or pa.types.is_large_list(kind) or kind == pa.uint64():
             return pd.ArrowDtype(kind)
         return None
 
-    for n, schema_field in enumerate(content.schema):
-        if pa.types.is_dictionary(schema_field.type):
-            decoded = content.column(n).cast(schema_field.type.value_type)
-            content = content.set_column(n, schema_field.name, decoded)
+    for n, column in enumerate(content.schema):
+        kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+        plain = pa.string() if pa.types.is_binary(kind) else kind
+        if column.type != plain:
+            content = content.set_column(n, column.name, content.column(n).cast(kind).cast(plain))
     return content.to_pandas(types_mapper=dtype)
 
 
-_INTEGER = r"^-?(0|[1-9][0-9]{0,17})$"
+_INTEGER = r"^(0|-?[1-9][0-9]{0,17})$"
+
+
+def _integers(texts: pa.Array) -> pa.Array:
+    """Texts as int64 where every one is a plain integer, else unchanged."""
+    plain = len(texts) > texts.null_count and pc.all(pc.match_substring_regex(texts, _INTEGER)).as_py()
+    return texts.cast(pa.int64()) if plain else texts
 
 
 def as_category(values: pd.Series) -> pd.Series:
@@ -214,47 +241,69 @@ def as_category(values: pd.Series) -> pd.Series:
         whole = values.dropna()
         if (whole == whole.round()).all() and (whole.abs() < 2**53).all():
             return values.astype("Int64")
-        return values.astype(object).where(values.notna(), None).map(repr, na_action="ignore").astype("str")
-    texts = pa.array(values.astype("str"), pa.string(), from_pandas=True)
-    if pc.all(pc.match_substring_regex(texts, _INTEGER)).as_py() and len(texts) > texts.null_count:
-        return pd.Series(texts.cast(pa.int64()).to_pandas(types_mapper=None, integer_object_nulls=True)).astype(
-            "Int64"
-        )
-    return texts.to_pandas().astype("str")
+        values = values.astype(object).where(values.notna(), None).map(repr, na_action="ignore")
+    typed = _integers(pa.array(values.astype("str"), pa.large_string(), from_pandas=True))
+    if typed.type == pa.int64():
+        return typed.to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get).set_axis(values.index)
+    return typed.to_pandas().astype("str").set_axis(values.index)
 
 
-def as_number(values: pd.Series) -> tuple[pd.Series, int]:
-    """Values as float64 with NaN for missing ones, and how many were present but no finite number."""
+def as_number(values: pd.Series) -> pd.Series:
+    """Values as float64; true and false count as 1 and 0; NaN where there is no finite number."""
     numbers = pd.to_numeric(values, errors="coerce").astype("float64")
-    numbers = numbers.where(np.isfinite(numbers))
-    bad = int((values.notna() & numbers.isna()).sum())
-    return numbers, bad
+    strange = values[numbers.isna() & values.notna()]
+    if len(strange):
+        truth = strange.astype("str").str.lower().map({"true": 1.0, "false": 0.0})
+        numbers = numbers.fillna(truth)
+    return numbers.where(np.isfinite(numbers))
 
 
-def as_seconds(values: pd.Series, time: Time) -> tuple[pd.Series, int]:
-    """Timestamps as float64 seconds since 1970 with NaN for missing ones, and how many did not parse."""
+def as_seconds(values: pd.Series, time: Time) -> pd.Series:
+    """Timestamps as float64 seconds since 1970, NaN where there is none; texts are numbers or ISO 8601."""
     if pd.api.types.is_datetime64_any_dtype(values):
-        seconds = (values - pd.Timestamp(0, tz=values.dt.tz)).dt.total_seconds()
-        return seconds, 0
-    numbers, bad = as_number(values)
-    if bad == 0:
-        return numbers / (1000.0 if time.unit == "ms" else 1.0), 0
+        return (values - pd.Timestamp(0, tz=values.dt.tz)).dt.total_seconds()
+    numbers = as_number(values) / (1000.0 if time.unit == "ms" else 1.0)
+    if numbers.notna().sum() * 2 >= values.notna().sum():
+        return numbers
     moments = pd.to_datetime(values, errors="coerce", utc=True, format="ISO8601")
-    seconds = (moments - pd.Timestamp(0, tz=datetime.UTC)).dt.total_seconds()
-    return seconds, int((values.notna() & seconds.isna()).sum())
+    return (moments - pd.Timestamp(0, tz=datetime.UTC)).dt.total_seconds()
 
 
 def as_tags(values: pd.Series, column: Column) -> pd.Series:
-    """Cells as Arrow lists of strings or integers; a text is split at `column.sep`, blanks left out."""
+    """Cells as Arrow lists of strings or integers; a text is split at `column.sep`.
+
+    Blank and missing tags are left out; a cell without any tag is missing.
+    """
     cells = pa.array(values, from_pandas=True)
     if isinstance(cells, pa.ChunkedArray):
         cells = cells.combine_chunks()
     if not (pa.types.is_list(cells.type) or pa.types.is_large_list(cells.type)):
-        texts = pc.utf8_trim_whitespace(cells.cast(pa.string()))
-        cells = pc.split_pattern(pc.if_else(pc.equal(texts, ""), None, texts), column.sep)
-    items = as_category(cells.flatten().to_pandas().astype("str")) if len(cells.flatten()) else None
-    values_type = pa.int64() if items is not None and isinstance(items.dtype, pd.Int64Dtype) else pa.string()
-    return pd.Series(pd.array(cells.cast(pa.list_(values_type)), dtype=pd.ArrowDtype(pa.list_(values_type))))
+        cells = pc.split_pattern(cells.cast(pa.string()), column.sep)
+    tags = pc.utf8_trim_whitespace(pc.list_flatten(cells).cast(pa.string()))
+    present = pc.fill_null(pc.not_equal(tags, ""), False)
+    counts = np.bincount(pc.list_parent_indices(cells).filter(present), minlength=len(cells))
+    offsets = pa.array(np.append(0, np.cumsum(counts)), pa.int32())
+    lists = pa.ListArray.from_arrays(offsets, _integers(tags.filter(present)), mask=pa.array(counts == 0))
+    return pd.Series(pd.array(lists, dtype=pd.ArrowDtype(lists.type)), index=values.index)
+
+
+def fill_missing(values: pd.Series, fill: str | int | float) -> pd.Series:
+    """A typed column (category, number or tags) with `fill` for its missing values."""
+    if isinstance(values.dtype, pd.ArrowDtype):
+        return _fill_tags(values, fill)
+    if pd.api.types.is_float_dtype(values.dtype):
+        return values.fillna(float(fill))
+    if isinstance(fill, int) and values.dtype != "str":
+        return values.fillna(fill)
+    return values.astype("str").fillna(str(fill))
+
+
+def _fill_tags(values: pd.Series, fill: str | int | float) -> pd.Series:
+    tags = pa.array(values)
+    integers = isinstance(fill, int) and pa.types.is_integer(tags.type.value_type)
+    kind = pa.list_(pa.int64() if integers else pa.string())
+    filled = pc.coalesce(tags.cast(kind), pa.scalar([fill if integers else str(fill)], kind))
+    return pd.Series(pd.array(filled, dtype=pd.ArrowDtype(kind)), index=values.index)
 
 
 def time_part(seconds: np.ndarray, part: str, utc_offset: float) -> np.ndarray:
@@ -277,5 +326,4 @@ def same_type(*columns: pd.Series) -> list[pd.Series]:
     """Identifier columns that will be compared: all integers, or all strings."""
     if all(isinstance(column.dtype, pd.Int64Dtype) for column in columns):
         return list(columns)
-    return [column.astype("str") if column.dtype != "str" else column for column in columns]
-
+    return [column.astype("str") for column in columns]

@@ -1,0 +1,319 @@
+"""Join the cleaned tables into events, the one form in which a dataset is split, encoded and stored."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from recsys.data.cleaning import (
+    CleaningReport,
+    check_social,
+    clean_column,
+    clean_entities,
+    clean_events,
+    drop_rows,
+)
+from recsys.data.tables import TableSet, as_category, column_names, fill_missing, read_table, same_type, time_part
+from recsys.schema import Column, FeatureSchema, Role, Time
+
+Frames = dict[str, pd.DataFrame]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Past:
+    """Positive events in their own right: user and item positions and the order value of each, all (P,)."""
+
+    user_P: np.ndarray
+    item_P: np.ndarray
+    order_P: np.ndarray
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Events:
+    """The cleaned data: E events that point into a table of users and a table of items.
+
+    `users` and `items` hold one row per entity, the key column first. `user_E` and `item_E` are row positions in
+    them. `scene` holds the scene columns of each event. `order_E` is what "before" means: the history's order
+    column, else the time, else the row number. `time_E` is the time, else the order column, else None. `split_E`
+    and `oracle_E` are present when declared; `past` when histories come from a table of their own.
+    """
+
+    users: pd.DataFrame
+    items: pd.DataFrame
+    scene: pd.DataFrame
+    user_E: np.ndarray
+    item_E: np.ndarray
+    label_E: np.ndarray
+    order_E: np.ndarray
+    time_E: np.ndarray | None
+    split_E: np.ndarray | None
+    oracle_E: np.ndarray | None
+    past: Past | None
+    report: CleaningReport
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Plan:
+    """What is read of each table.
+
+    `parts` says what the rows of the behaviour and history tables are made of (user, item, time, ... -> column),
+    `homes` which feature columns each table holds.
+    """
+
+    tables: TableSet
+    schema: FeatureSchema
+    parts: dict[str, dict[str, str]]
+    homes: dict[str, list[Column]]
+
+    def key(self, table: str) -> str:
+        """The key column of the users, items or scenes table, under the table's own name for it."""
+        return _key(self.tables, self.schema, table)
+
+
+def load_events(tables: TableSet, schema: FeatureSchema, split_column: str | None = None) -> Events:
+    """Read, clean and join the tables of a dataset.
+
+    Raises ValueError naming the table and column for a missing column, an empty table, a column whose values are
+    mostly of a wrong type, a column that no table holds, or when no row survives.
+    """
+    plan = _Plan(tables=tables, schema=schema, parts=_parts(tables, schema, split_column), homes=_homes(tables, schema))
+    frames = {name: read_table(table, name, _wanted(plan, name)) for name, table in tables.present().items()}
+    report = CleaningReport(read={name: len(frame) for name, frame in frames.items()})
+    rows = {
+        name: clean_events(frames[name], name, getattr(tables, name), parts, schema, report)
+        for name, parts in plan.parts.items()
+    }
+    _refuse_empty(rows["behaviour"], report)
+    scenes = _join_scenes(rows, frames, plan, report)
+    users, items = (_join_entities(rows, role, frames, plan, report) for role in ("user", "item"))
+    scene = _scene_columns(rows["behaviour"], frames["behaviour"], scenes, plan, report)
+    kept = _drop_missing(rows["behaviour"], {"user": users, "item": items, "scene": scene}, schema, report)
+    _refuse_empty(kept, report)
+    if tables.social:
+        check_social(frames["social"], users[schema.user], report)
+    return _to_events(kept, rows.get("history"), users, items, scene.loc[kept.index], schema, report)
+
+
+def _parts(tables: TableSet, schema: FeatureSchema, split_column: str | None) -> dict[str, dict[str, str]]:
+    """What the rows of the behaviour and history tables are made of: part -> column."""
+    if tables.scenes and not tables.scenes.key:
+        raise ValueError("table `scenes` needs `key`, the column that the behaviour table refers to.")
+    time = schema.time.column if schema.time else None
+    order = schema.history.order if schema.history and schema.history.order != time else None
+    keys = {"user": schema.user, "item": schema.item}
+    optional = {"time": time, "order": order, "label": schema.label.column, "oracle": schema.label.oracle}
+    optional |= {"split": split_column, "scene": tables.scenes.key if tables.scenes else None}
+    parts = {"behaviour": keys | {part: column for part, column in optional.items() if column}}
+    if tables.history:
+        if not (order or time):
+            raise ValueError("a `history` table needs `time: {column: ...}` or `history.order`.")
+        parts["history"] = keys | ({"order": order} if order else {"time": str(time)})
+    return parts
+
+
+def _homes(tables: TableSet, schema: FeatureSchema) -> dict[str, list[Column]]:
+    """The feature columns that each table holds; those derived from the time and the two keys have no home."""
+    in_scenes = column_names(tables.scenes, "scenes") if tables.scenes else []
+    homes: dict[str, list[Column]] = {name: [] for name in tables.present()}
+    for column in schema.columns:
+        if column.part or column.name in (schema.user, schema.item):
+            continue
+        home = f"{column.role}s"
+        if column.role == "scene" and (column.name not in in_scenes or column.name == _key(tables, schema, "scenes")):
+            home = "behaviour"
+            if column.name in (schema.label.column, schema.label.oracle):
+                raise ValueError(f"column {column.name!r} is the label's; it cannot be a feature as well.")
+        if home not in homes:
+            raise ValueError(
+                f"column {column.name!r} has role {column.role}, but there is no table `{home}`; "
+                f"declare `tables.{home}`, or give the column role scene if the behaviour table holds it."
+            )
+        homes[home].append(column)
+    return homes
+
+
+def _key(tables: TableSet, schema: FeatureSchema, name: str) -> str:
+    table = tables.present().get(name)
+    return table.key if table and table.key else {"users": schema.user, "items": schema.item}.get(name, "")
+
+
+def _wanted(plan: _Plan, name: str) -> list[str]:
+    """The columns to read of a table, no others."""
+    if name == "social":
+        wanted = column_names(plan.tables.present()[name], name)[:2]
+        if len(wanted) < 2:
+            raise ValueError(f"table `social` needs two columns of users, got {wanted}; check `sep`.")
+        return wanted
+    keys = plan.parts[name].values() if name in plan.parts else [plan.key(name)]
+    return list(dict.fromkeys([*keys, *(column.name for column in plan.homes[name])]))
+
+
+def _refuse_empty(rows: pd.DataFrame, report: CleaningReport) -> None:
+    if rows.empty:
+        dropped = "; ".join(f"{e['rows']} rows: {e['rule']} ({e['column']})" for e in report.dropped("behaviour"))
+        raise ValueError(
+            f"no row of table `behaviour` survived cleaning ({report.read['behaviour']} rows read; {dropped})."
+        )
+
+
+def _refuse_strangers(keys: pd.Series, known: pd.Series, table: str) -> None:
+    if len(keys) and not keys.isin(known).any():
+        ours, theirs = (", ".join(map(repr, k.head(3).tolist())) for k in (keys, known))
+        raise ValueError(
+            f"no row of table `behaviour` has a {table[:-1]} that table `{table}` knows: behaviour has {ours}, "
+            f"{table} has {theirs}; check `tables.{table}.key`, `rename` and how the two write their ids."
+        )
+
+
+def _join_scenes(rows: Frames, frames: Frames, plan: _Plan, report: CleaningReport) -> pd.DataFrame | None:
+    """Replace the scene key of each behaviour row by its position in the scenes table, -1 where it is unknown."""
+    if plan.tables.scenes is None:
+        return None
+    key, rule = plan.key("scenes"), "scene not in table `scenes`"
+    known, scenes = clean_entities(frames["scenes"], "scenes", key, plan.homes["scenes"], report)
+    keys, known = same_type(as_category(rows["behaviour"]["scene"]), known)
+    position = pd.Series(pd.Index(known).get_indexer(pd.Index(keys)), index=keys.index)
+    rows["behaviour"] = rows["behaviour"].assign(scene=position)
+    if plan.tables.scenes.unknown == "drop":
+        _refuse_strangers(keys, known, "scenes")
+        rows["behaviour"] = drop_rows(rows["behaviour"], position < 0, report, "behaviour", key, rule)
+    else:
+        report.add("behaviour", key, rule, int((position < 0).sum()), "kept as missing")
+    return scenes
+
+
+def _join_entities(rows: Frames, role: Role, frames: Frames, plan: _Plan, report: CleaningReport) -> pd.DataFrame:
+    """Replace the keys in `rows` by positions in the returned users or items table, the key column first.
+
+    Without a table, the keys themselves make one.
+    """
+    name, key = f"{role}s", plan.parts["behaviour"][role]
+    if name in frames:
+        known, columns = clean_entities(frames[name], name, plan.key(name), plan.homes[name], report)
+    else:
+        everyone = pd.concat(same_type(*(frame[role] for frame in rows.values())))
+        known, columns = everyone.drop_duplicates().sort_values(ignore_index=True), pd.DataFrame()
+    *keys, known = same_type(*(frame[role] for frame in rows.values()), known)
+    for table, values in zip(list(rows), keys, strict=True):
+        rows[table] = rows[table].assign(**{role: values})
+    if name in frames and plan.tables.present()[name].unknown == "keep":
+        known, columns = _add_strangers(rows, role, known, columns, plan, report)
+    else:
+        _refuse_strangers(rows["behaviour"][role], known, name)
+        _drop_strangers(rows, role, known, key, report)
+    index = pd.Index(known)
+    for table, frame in rows.items():
+        rows[table] = frame.assign(**{role: index.get_indexer(pd.Index(frame[role])).astype("int32")})
+    return pd.concat([known.to_frame(key), columns], axis=1)
+
+
+def _strangers(rows: Frames, role: Role, known: pd.Series) -> Iterator[tuple[str, pd.DataFrame, pd.Series, str]]:
+    """Each table of `rows` with its rows whose key is unknown, and the rule's name."""
+    for table, frame in list(rows.items()):
+        yield table, frame, ~frame[role].isin(known), f"{role} not in table `{role}s`"
+
+
+def _drop_strangers(rows: Frames, role: Role, known: pd.Series, key: str, report: CleaningReport) -> None:
+    for table, frame, unknown, rule in _strangers(rows, role, known):
+        rows[table] = drop_rows(frame, unknown, report, table, key, rule)
+
+
+def _add_strangers(
+    rows: Frames, role: Role, known: pd.Series, columns: pd.DataFrame, plan: _Plan, report: CleaningReport
+) -> tuple[pd.Series, pd.DataFrame]:
+    """The keys and columns of an entity table with one row more for each unknown key, its attributes missing."""
+    strangers = []
+    for table, frame, unknown, rule in _strangers(rows, role, known):
+        report.add(table, plan.parts[table][role], rule, int(unknown.sum()), "kept as missing")
+        strangers.append(frame.loc[unknown, role])
+    new = pd.concat(strangers).drop_duplicates().sort_values()
+    known = pd.concat([known, new], ignore_index=True)
+    return known, _filled(columns.reindex(known.index), plan.homes[f"{role}s"])
+
+
+def _filled(frame: pd.DataFrame, declared: list[Column]) -> pd.DataFrame:
+    """The columns with `fill` for what is missing."""
+    fills = {column.name: column.fill for column in declared if column.fill is not None}
+    return frame.assign(**{name: fill_missing(frame[name], fill) for name, fill in fills.items()})
+
+
+def _scene_columns(
+    rows: pd.DataFrame, raw: pd.DataFrame, scenes: pd.DataFrame | None, plan: _Plan, report: CleaningReport
+) -> pd.DataFrame:
+    """The scene columns of each row: parts of its time, columns of its scene, columns of the behaviour table."""
+    time, columns = plan.schema.time, {}
+    for column in plan.schema.columns:
+        if time and column.part:
+            columns[column.name] = _time_part(rows["time"], column.part, time)
+    if scenes is not None:
+        joined = _filled(scenes.reindex(rows["scene"]).set_axis(rows.index), plan.homes["scenes"])
+        columns |= {column.name: joined[column.name] for column in plan.homes["scenes"]}
+    for column in plan.homes["behaviour"]:
+        columns[column.name] = clean_column(raw.loc[rows.index, column.name], column, "behaviour", report)
+    return pd.DataFrame(columns, index=rows.index)
+
+
+def _time_part(seconds: pd.Series, part: str, time: Time) -> pd.Series:
+    if seconds.median() > 1e11:
+        raise ValueError(
+            f"the times in column {time.column!r} lie beyond the year 5000, so they have no true {part}; "
+            f"check `time.unit`, now {time.unit!r}."
+        )
+    return pd.Series(time_part(seconds.to_numpy(), part, time.utc_offset), index=seconds.index, dtype="Int64")
+
+
+def _drop_missing(
+    behaviour: pd.DataFrame, frames: Mapping[Role, pd.DataFrame], schema: FeatureSchema, report: CleaningReport
+) -> pd.DataFrame:
+    """The rows that have a value in every column with `missing: drop`."""
+    for column in (c for c in schema.columns if c.missing == "drop" and c.name in frames[c.role]):
+        missing = frames[column.role][column.name].isna()
+        if column.role == "scene":
+            bad = missing[behaviour.index]
+        else:
+            bad = pd.Series(missing.to_numpy()[behaviour[column.role]], index=behaviour.index)
+        behaviour = drop_rows(behaviour, bad, report, "behaviour", column.name, f"{column.role} column has no value")
+    return behaviour
+
+
+def _to_events(
+    rows: pd.DataFrame,
+    past: pd.DataFrame | None,
+    users: pd.DataFrame,
+    items: pd.DataFrame,
+    scene: pd.DataFrame,
+    schema: FeatureSchema,
+    report: CleaningReport,
+) -> Events:
+    found = {part: rows[part].to_numpy() for part in rows}
+    time_E, order_E = found.get("time"), found.get("order")
+    before_E = time_E if order_E is None else order_E
+    return Events(
+        users=users,
+        items=items,
+        scene=scene.reset_index(drop=True),
+        user_E=found["user"],
+        item_E=found["item"],
+        label_E=_label(found.get("label"), schema, len(rows)),
+        order_E=np.arange(len(rows), dtype="float64") if before_E is None else before_E,
+        time_E=order_E if time_E is None else time_E,
+        split_E=found.get("split"),
+        oracle_E=found["oracle"].astype("float32") if "oracle" in found else None,
+        past=None if past is None else _to_past(past),
+        report=report,
+    )
+
+
+def _to_past(past: pd.DataFrame) -> Past:
+    order = past["order" if "order" in past else "time"]
+    return Past(user_P=past["user"].to_numpy(), item_P=past["item"].to_numpy(), order_P=order.to_numpy())
+
+
+def _label(values_E: np.ndarray | None, schema: FeatureSchema, count: int) -> np.ndarray:
+    label = schema.label
+    if label.kind == "implicit" or values_E is None:
+        return np.ones(count, dtype="float32")
+    if label.kind == "threshold":
+        return (values_E >= (label.positive_from or 0.0)).astype("float32")
+    return values_E.astype("float32")

@@ -1,0 +1,270 @@
+"""A stranger's tables and one yaml, no Python, through the real command line; and what bad input ends in."""
+
+import dataclasses
+import json
+import logging
+import os
+import runpy
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pandas as pd
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+YAML = """
+name: bookshop
+tables:
+  behaviour:
+    path: {folder}/loans.txt
+    sep: ";"
+    rename: {{Leser: reader, Buch: book, Zeit: lent_at, Note: mark}}
+  items: {{path: {folder}/books.tsv, sep: "\\t", key: book, encoding: latin-1}}
+  scenes: {{path: {folder}/branches.csv.gz, key: branch}}
+user: reader
+item: book
+time: {{column: lent_at}}
+label: {{kind: threshold, column: mark, positive_from: 3, range: [1, 5]}}
+columns:
+  reader: {{role: user, kind: category}}
+  book: {{role: item, kind: category}}
+  writer: {{role: item, kind: category, min_count: 2}}
+  pages: {{role: item, kind: number, log1p: true}}
+  shelves: {{role: item, kind: tags, sep: "/", length: 3}}
+  town: {{role: scene, kind: category}}
+  weekday: {{role: scene, kind: category, part: weekday}}
+history: {{columns: [book, shelves], length: 10}}
+split: {{by: time, valid: 0.2, test: 0.2}}
+"""
+
+
+@pytest.fixture(scope="module")
+def bookshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three small tables with names of their own, and a config folder with the one yaml."""
+    folder = tmp_path_factory.mktemp("bookshop")
+    rng = np.random.default_rng(0)
+    pd.DataFrame(
+        {
+            "Leser": [f"Käthe-{n}" for n in rng.integers(0, 40, 1500)],
+            "Buch": rng.integers(0, 30, 1500) + 2**60,
+            "branch": rng.integers(0, 4, 1500),
+            "Zeit": pd.Timestamp("2024-01-01") + pd.to_timedelta(np.sort(rng.integers(0, 10**6, 1500)), "s"),
+            "Note": rng.integers(1, 6, 1500),
+            "Bemerkung": "unread",
+        }
+    ).to_csv(folder / "loans.txt", sep=";", index=False)
+    books = pd.DataFrame(
+        {
+            "book": np.arange(30) + 2**60,
+            "writer": rng.choice(["Brontë", "Böll", "Eco", "Ōe"[1:]], 30),
+            "pages": rng.integers(80, 900, 30).astype(str),
+            "shelves": rng.choice(["novel/old", "poems", "novel/new/war", ""], 30),
+        }
+    )
+    books.loc[3, "pages"] = "many"
+    books.to_csv(folder / "books.tsv", sep="\t", index=False, encoding="latin-1")
+    branches = pd.DataFrame({"branch": range(3), "town": ["Ulm", "Bonn", "Köln"]})
+    branches.to_csv(folder / "branches.csv.gz", index=False)
+    (folder / "configs" / "data").mkdir(parents=True)
+    (folder / "configs" / "data" / "bookshop.yaml").write_text(YAML.format(folder=folder), encoding="utf-8")
+    return folder
+
+
+@dataclasses.dataclass
+class Done:
+    """What a command ended in."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def run(folder: Path, script: str, *arguments: str) -> Done:
+    """The real command line in a process and a working folder of its own."""
+    command = [sys.executable, str(ROOT / "scripts" / script), *arguments]
+    environment = {**os.environ, "RECSYS_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    return Done(done.returncode, done.stdout, done.stderr)
+
+
+@pytest.fixture
+def call(
+    bookshop: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Iterator[Callable[..., Done]]:
+    """The same script in this process, which saves the seconds that importing torch takes."""
+    monkeypatch.chdir(bookshop)
+    monkeypatch.setenv("RECSYS_CACHE", str(bookshop / "cache"))
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    handlers = list(logging.getLogger().handlers)
+
+    def make(script: str, *arguments: str) -> Done:
+        monkeypatch.setattr(sys, "argv", [str(ROOT / "scripts" / script), *arguments])
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(sys.argv[0], run_name="__main__")
+        out, err = capfd.readouterr()
+        return Done(ended.value.code, out, err)
+
+    yield make
+    logging.getLogger().handlers[:] = handlers
+
+
+def bookshop_options(folder: Path) -> list[str]:
+    return [f"hydra.searchpath=[file://{folder}/configs]", "data=bookshop"]
+
+
+def run_folders(folder: Path) -> list[Path]:
+    return sorted(p.parent for p in folder.glob("outputs/*/*/*/config.yaml"))
+
+
+@pytest.fixture(scope="module")
+def din_run(bookshop: Path) -> Path:
+    """One DIN run on the stranger's tables."""
+    options = ["model=din", "model.hidden=[16]", "trainer.max_epochs=2", "trainer=cpu", "batch_size=64"]
+    done = run(bookshop, "train.py", *bookshop_options(bookshop), *options)
+    assert done.returncode == 0, done.stderr
+    for text in ("scene not in table `scenes`", "not a number", "ndcg@10", "model.onnx"):
+        assert text in done.stdout
+    (folder,) = [f for f in run_folders(bookshop) if f.parent.name == "din"]
+    return folder
+
+
+def test_the_run_folder_holds_everything(din_run):
+    names = {str(p.relative_to(din_run)) for p in din_run.rglob("*") if p.is_file()}
+    assert {
+        "config.yaml",
+        "run.log",
+        "metrics.json",
+        "encoders.json",
+        "model.onnx",
+        "plots/curves.png",
+        "plots/roc.png",
+        "checkpoints/best.ckpt",
+        "checkpoints/last.ckpt",
+        "log/metrics.csv",
+    } <= names
+    assert "oc.env" not in (din_run / "config.yaml").read_text()
+
+
+def test_cleaning_is_counted_in_metrics_json(din_run, bookshop):
+    content = json.loads((din_run / "metrics.json").read_text())
+    loans = pd.read_csv(bookshop / "loans.txt", sep=";")
+    dropped = {e["rule"]: e["rows"] for e in content["cleaning"]["entries"] if e["action"] == "dropped"}
+    duplicates = int(loans.drop(columns="Bemerkung").duplicated().sum())
+    assert dropped["scene not in table `scenes`"] == int((loans.drop_duplicates()["branch"] == 3).sum())
+    assert content["cleaning"]["rows"]["behaviour"]["kept"] == int((loans["branch"] < 3).sum()) - duplicates
+
+
+def test_metrics_are_complete(din_run):
+    test = json.loads((din_run / "metrics.json").read_text())["test"]
+    assert {"auc", "logloss", "precision", "recall", "f1", "mrr"} <= set(test)
+    assert {f"{m}@{k}" for m in ("precision", "recall", "f1", "hit_rate", "ndcg") for k in (5, 10, 20)} <= set(test)
+    assert all(0 <= value <= 5 for value in test.values())
+
+
+@pytest.mark.parametrize("batch_size", ["null", "7", "1000"])
+def test_evaluate_repeats_the_metrics_at_any_batch_size(din_run, bookshop, call, batch_size):
+    output = bookshop / f"again-{batch_size}.json"
+    checkpoint = f"checkpoint={din_run}/checkpoints/best.ckpt"
+    done = call("evaluate.py", checkpoint, f"batch_size={batch_size}", f"output={output}")
+    assert done.returncode == 0, done.stderr
+    first, again = (json.loads(p.read_text())["test"] for p in (din_run / "metrics.json", output))
+    assert again == pytest.approx(first, abs=1e-6)
+
+
+def test_export_writes_the_same_graph(din_run, bookshop):
+    output = bookshop / "elsewhere" / "again.onnx"
+    done = run(bookshop, "export.py", f"checkpoint={din_run}/checkpoints/best.ckpt", f"output={output}")
+    assert done.returncode == 0, done.stderr
+    feeds = {}
+    for i in onnxruntime.InferenceSession(din_run / "model.onnx").get_inputs():
+        shape = [n if isinstance(n, int) else 2 for n in i.shape]
+        feeds[i.name] = np.ones(shape, "int64" if "int64" in i.type else "float32")
+    scores = [onnxruntime.InferenceSession(p).run(None, feeds)[0] for p in (din_run / "model.onnx", output)]
+    np.testing.assert_array_equal(*scores)
+    assert [p.name for p in output.parent.iterdir()] == ["again.onnx"]
+
+
+def test_same_seed_same_metrics(bookshop, call):
+    quick = ["model=deepfm", "model.hidden=[8]", "trainer.max_epochs=1", "trainer=cpu", "export=false"]
+    done = call("train.py", "-m", *bookshop_options(bookshop), "seed=5,5", *quick)
+    assert done.returncode == 0, done.stderr
+    runs = [f for f in run_folders(bookshop) if f.parent.name == "deepfm"][-2:]
+    metrics = [json.loads((f / "metrics.json").read_text()) for f in runs]
+    assert runs[0] != runs[1]
+    assert metrics[0]["test"] == metrics[1]["test"]
+
+
+def test_help_helps():
+    done = subprocess.run(
+        [sys.executable, ROOT / "scripts" / "train.py", "--help"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0
+    for text in ("group=choice", "model: deepfm, din, mf, ncf", "max_epochs", "-m model="):
+        assert text in done.stdout
+
+
+BAD = {
+    "model=defm": "did you mean 'deepfm'",
+    "modle=din": "did you mean 'model'",
+    "model.hiden=[8]": "did you mean 'hidden'",
+    "model.dropout=1.5": "`dropout` must be in [0, 1), got 1.5",
+    "trainer.max_epochs=many": "`trainer.max_epochs` must be an integer",
+    "data.split.by=tyme": "did you mean 'time'",
+    "evaluation.monitor=acu": "did you mean 'auc'",
+    "optimizer.lr=-1": "learning rate",
+    "data.columns.writer.kind=number": "values are not a number",
+    "data.tables.items.path=nowhere.csv": "table `items`: there is no file 'nowhere.csv'",
+    "+data.columns.title={role: item, kind: category}": "table `items` has no column 'title'",
+    "data.label.positive_from=1": "training labels are 1",
+    "data.label.range=[8,9]": "no row of table `behaviour` survived cleaning",
+    "+data.split={by: column, column: branch}": "must hold train, valid or test",
+    "data.time.column=lent": "table `behaviour` has no column 'lent': did you mean 'lent_at'",
+    "+data.columns.reader.bucket=3": "did you mean 'buckets'",
+    "data.split.colum=branch": "write +data.split.colum=",
+}
+
+
+@pytest.mark.parametrize("mistake", BAD)
+def test_a_mistake_ends_in_one_message_and_leaves_nothing(bookshop, call, mistake):
+    before = sorted(bookshop.rglob("*"))
+    done = call("train.py", *bookshop_options(bookshop), mistake)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr + done.stdout
+    assert done.stderr.startswith("error: ")
+    assert BAD[mistake] in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert sorted(bookshop.rglob("*")) == before
+
+
+def test_an_empty_table_is_named(bookshop, call, tmp_path):
+    (tmp_path / "empty.txt").write_text("Leser;Buch;branch;Zeit;Note\n")
+    done = call("train.py", *bookshop_options(bookshop), f"data.tables.behaviour.path={tmp_path}/empty.txt")
+    assert done.returncode == 1
+    assert "table `behaviour` is empty" in done.stderr
+
+
+@pytest.mark.parametrize("script", ["evaluate.py", "export.py"])
+def test_a_wrong_checkpoint_is_named(bookshop, call, script):
+    for path in (bookshop / "no.ckpt", bookshop / "loans.txt"):
+        done = call(script, f"checkpoint={path}")
+        assert done.returncode == 1
+        assert done.stderr.startswith("error: ")
+        assert path.name in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_evaluate_refuses_data_that_changed(din_run, bookshop, call):
+    loans = bookshop / "loans.txt"
+    content = loans.read_bytes()
+    try:
+        loans.write_bytes(content[: len(content) // 2].rpartition(b"\n")[0] + b"\n")
+        done = call("evaluate.py", f"checkpoint={din_run}/checkpoints/best.ckpt")
+    finally:
+        loans.write_bytes(content)
+    assert done.returncode == 1
+    assert "was trained on other data" in done.stderr
