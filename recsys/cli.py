@@ -110,7 +110,7 @@ def check_types(cfg: DictConfig) -> None:
 
 def _same_types(shown: object, given: object, where: str) -> None:
     if isinstance(shown, DictConfig) and isinstance(given, DictConfig):
-        for key in shown:
+        for key in map(str, shown):
             option = f"{where}.{key}".lstrip(".")
             if OmegaConf.is_missing(given, key):
                 raise ValueError(f"`{option}` has no value; give one as {option}=...")

@@ -9,6 +9,7 @@ from typing import Any
 
 import matplotlib.figure
 import numpy as np
+from matplotlib.ticker import MaxNLocator
 from rich.table import Table
 from torch import Tensor
 
@@ -83,7 +84,7 @@ def plot_curves(curves: Mapping[str, list[tuple[int, float]]], monitor: str, pat
         epochs, values = zip(*curves[name], strict=True)
         axes.plot(epochs, values, marker="o")
         axes.set(title=name, xlabel="epoch")
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     _save(figure, path)
 
 

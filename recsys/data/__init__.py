@@ -1,1 +1,1 @@
-"""From a shop's tables to batches: tables -> cleaning -> split -> encoders -> store -> batches."""
+"""From a shop's tables to batches: tables -> cleaning -> events -> split -> encoders -> store -> batches."""

@@ -3,6 +3,7 @@
 Letters: B rows of a batch, F id fields, N numbers, L list length, T tags per item, Q queries, I items.
 """
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -16,6 +17,7 @@ from recsys.data.split import TRAIN
 from recsys.data.store import Store
 from recsys.schema import PADDING, ROLES, history_name
 
+log = logging.getLogger(__name__)
 EXCLUDED = -1.0
 
 
@@ -121,6 +123,10 @@ class RowsWithNegatives(Rows):
         self.negatives = store.schema.label.negatives
         users, items = store.user_E[self.rows], store.item_E[self.rows]
         self.sampler = NegativeSampler(users, items, users=store.users)
+        usable = self.sampler.has_negatives_U[users]
+        if not usable.all():
+            log.warning("%d training rows left out: their users took every item", int((~usable).sum()))
+            self.rows = self.rows[usable]
 
     def draw(self, index_B: np.ndarray, key: tuple[int, ...]) -> Batch:
         """A batch of B * (1 + negatives) rows: the positive first in each group."""

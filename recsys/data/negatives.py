@@ -11,7 +11,8 @@ class NegativeSampler:
 
     With m such items and a user's sorted positives p_0 < p_1 < ..., n = m - len(p) items are free, and the r-th of
     them is r + #{j : p_j - j <= r}: one uniform draw of r in [0, n) and one binary search give the item.
-    Raises ValueError when a user is positive with every item.
+    Users who are positive with every item have no negative: `has_negatives_U` is False for them, and they must not be
+    drawn for. Raises ValueError when that is so for all users.
     """
 
     def __init__(self, user_P: np.ndarray, item_P: np.ndarray, *, users: int) -> None:
@@ -20,11 +21,9 @@ class NegativeSampler:
         keys = np.unique(user_P.astype("int64") * size + code_P)
         user, code = keys // size, keys % size
         counts_U = np.bincount(user, minlength=users)
-        if (counts_U >= size).any():
-            raise ValueError(
-                f"user number {int(counts_U.argmax())} is positive with all {size} items of the training rows, so "
-                "no negative can be drawn; use another label kind or remove such users."
-            )
+        self.has_negatives_U = counts_U < size
+        if not self.has_negatives_U[user].any():
+            raise ValueError(f"every user is positive with all {size} items of the training rows: no negatives exist.")
         self._free_U = size - counts_U
         self._starts_U = np.cumsum(counts_U) - counts_U
         rank = np.arange(len(keys)) - self._starts_U[user]

@@ -6,7 +6,6 @@ event. A batch joins them by position, so a candidate item or a sampled negative
 
 import json
 import logging
-import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -160,8 +159,9 @@ def _refuse_one_label(schema: FeatureSchema, label_T: np.ndarray) -> None:
 def write_atomically(folder: Path, write: Callable[[Path], None]) -> None:
     """Let `write` fill a temporary folder beside `folder`, then rename it; a finished `folder` is left alone."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as scratch:
+        draft = Path(scratch) / folder.name  # inside, for the scratch folder itself is closed to other users
+        draft.mkdir()
         write(draft)
         try:
             draft.rename(folder)
@@ -169,8 +169,6 @@ def write_atomically(folder: Path, write: Callable[[Path], None]) -> None:
             if not folder.exists():
                 raise
             log.info("another process finished %s first", folder)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
 
 
 def open_store(folder: Path) -> Store:

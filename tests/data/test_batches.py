@@ -127,6 +127,18 @@ def test_negatives_are_fresh_each_epoch_and_repeatable(tiny_implicit, tmp_path):
     assert not torch.equal(first, later)
 
 
+def test_users_who_took_everything_are_left_out_with_a_warning(tiny_implicit, tmp_path, caplog):
+    visits = pd.read_csv(tmp_path / "visits.csv")
+    glutton = pd.DataFrame({"shopper": "p0", "sku": range(100, 112), "when": 0, "bought": 1, "device": "desk"})
+    pd.concat([glutton, visits]).to_csv(tmp_path / "visits.csv", index=False)
+    store = opened(tiny_implicit, tmp_path)
+    rows = RowsWithNegatives(store)
+    assert not (store.user_E[rows.rows] == store.user_E[0]).any()
+    assert (
+        f"{int((store.user_E[Rows(store, TRAIN).rows] == store.user_E[0]).sum())} training rows left out" in caplog.text
+    )
+
+
 def test_candidates_are_all_items_with_seen_ones_excluded(tiny, tmp_path):
     store = opened(tiny, tmp_path)
     visits = pd.read_csv(tmp_path / "visits.csv")

@@ -130,6 +130,7 @@ def test_buckets_of_missing_extreme_and_tiny_values():
     assert Buckets.fit(np.array([1e-15, 2e-15, 3e-15, 4e-15]), buckets=2).boundaries.tolist() == [3e-15]
 
 
+@brute_force
 @given(st.one_of(st.floats(1e-200, 1e200), st.floats(-1e200, -1e-200)))
 def test_summaries_hold_three_digits(value):
     [rounded] = Buckets.fit(np.array([value]), buckets=2).values

@@ -50,5 +50,7 @@ def test_repeated_positives_count_once():
 
 
 def test_a_user_who_knows_everything_has_no_negative():
-    with pytest.raises(ValueError, match="user number 1 is positive with all 2 items"):
-        NegativeSampler(np.array([0, 1, 1]), np.array([3, 3, 8]), users=2)
+    sampler = NegativeSampler(np.array([0, 1, 1]), np.array([3, 3, 8]), users=2)
+    assert sampler.has_negatives_U.tolist() == [True, False]
+    with pytest.raises(ValueError, match="every user is positive with all 2 items"):
+        NegativeSampler(np.array([1, 1]), np.array([3, 8]), users=2)

@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from recsys.data import shop
-from recsys.data.shop import write_shop
+from recsys.data.shop import files, visits, vocabulary, write_shop
+from recsys.data.shop.world import DAY, START
 
 COLUMNS = {
     "user_behavior_data": "user_id item_id scene_id timestamp behavior clicked rating click_probability",
@@ -17,7 +17,7 @@ COLUMNS = {
     "scene_information_data": "scene_id hour weekday weather place",
     "social_data": "user_id friend_id",
 }
-EVENTS, DAYS, DAY = 100_000, 60, 86_400
+EVENTS, DAYS = 100_000, 60
 
 Tables = dict[str, pd.DataFrame]
 
@@ -62,7 +62,7 @@ def test_same_seed_same_bytes_whatever_the_chunk(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("slot_rows", [100, 1_000])
 def test_rows_are_the_events_and_the_repeats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slot_rows: int) -> None:
-    monkeypatch.setattr(shop, "SLOT_ROWS", slot_rows)
+    monkeypatch.setattr(visits, "SLOT_ROWS", slot_rows)
     write_shop(tmp_path / "shop", events=5_001, days=3, seed=1)
     behavior = read(tmp_path / "shop")["user_behavior_data"]
     assert len(behavior.drop_duplicates()) == 5_001
@@ -98,7 +98,7 @@ def test_a_friendship_is_listed_once(tables: Tables) -> None:
 
 def test_values_are_in_range_but_for_the_dirt(tables: Tables) -> None:
     behavior, item = tables["user_behavior_data"], tables["item_attribute_data"]
-    assert set(behavior["behavior"]) == set(shop.BEHAVIORS)
+    assert set(behavior["behavior"]) == set(vocabulary.BEHAVIORS)
     assert (behavior["clicked"] == (behavior["behavior"] != "skip")).all()
     assert (behavior.loc[behavior["rating"].notna(), "behavior"] == "purchase").all()
     assert set(behavior["rating"].dropna()) == {1, 2, 3, 4, 5, 9}
@@ -110,7 +110,7 @@ def test_values_are_in_range_but_for_the_dirt(tables: Tables) -> None:
 
 
 def test_time_stays_within_the_period_and_agrees_with_the_scene(rows: pd.DataFrame) -> None:
-    since = rows["timestamp"] - shop.START
+    since = rows["timestamp"] - START
     assert since.is_monotonic_increasing
     assert since.between(0, DAYS * DAY - 1).all()
     assert (since // 3600 % 24 == rows["hour"]).all()
@@ -147,8 +147,8 @@ def test_weather_moves_clicks(rows: pd.DataFrame, category: str, better: str, wo
 def test_a_purchase_makes_its_follow_up_wanted(rows: pd.DataFrame) -> None:
     bought = rows["category"].where(rows["behavior"] == "purchase")
     last = bought.groupby(rows["user_id"]).ffill().groupby(rows["user_id"]).shift()
-    follows = last.map(shop.FOLLOW_UPS) == rows["category"]
-    common = rows[rows["category"].isin(shop.FOLLOW_UPS.values())]
+    follows = last.map(vocabulary.FOLLOW_UPS) == rows["category"]
+    common = rows[rows["category"].isin(vocabulary.FOLLOW_UPS.values())]
     rate = common["clicked"].groupby(follows[common.index]).mean()
     assert rate[True] > rate[False] + 0.1
 
@@ -170,7 +170,7 @@ def test_friends_share_a_favourite_more_than_strangers(tables: Tables, rows: pd.
 @pytest.mark.parametrize("column", ["user_id", "item_id"])
 def test_some_users_and_items_come_late(tables: Tables, rows: pd.DataFrame, column: str) -> None:
     known = rows[rows["item_id"].isin(tables["item_attribute_data"]["item_id"])]
-    first = known.groupby(column)["timestamp"].min() - shop.START
+    first = known.groupby(column)["timestamp"].min() - START
     assert 0.1 < (first > 0.75 * DAYS * DAY).mean() < 0.15
 
 
@@ -178,7 +178,7 @@ def test_a_failure_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.Mon
     def fail(*_: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr(shop, "_write_scenes", fail)
+    monkeypatch.setattr(files, "write_scenes", fail)
     with pytest.raises(OSError, match="disk full"):
         write_shop(tmp_path / "deep" / "shop", events=100)
     assert list(tmp_path.iterdir()) == []

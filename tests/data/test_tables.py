@@ -7,7 +7,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recsys.data.tables import (
@@ -29,6 +29,7 @@ from recsys.declare import declare
 from recsys.schema import Column, Time
 
 TAGS = Column(name="tags", role="item", kind="tags")
+many = settings(deadline=None)
 ROWS = [["u1", "Léa"], ["u2", "Bo"], ["u3", "Åse"]]
 
 
@@ -218,12 +219,14 @@ identifiers = st.one_of(
 )
 
 
+@many
 @given(st.lists(st.one_of(identifiers, st.none()), min_size=1, max_size=8))
 def test_identifiers_never_collide_and_never_change(values):
     typed = as_category(pd.Series(values, dtype="str"))
     assert [None if pd.isna(v) else str(v) for v in typed] == values  # "-0" once became 0
 
 
+@many
 @given(st.lists(st.one_of(st.integers(-(2**63), 2**63 - 1), st.none()), min_size=1, max_size=8))
 def test_integers_stay_exact_beside_missing_values(values):
     typed = as_category(pd.Series(values, dtype="Int64", index=range(5, 5 + len(values))))
@@ -290,6 +293,7 @@ def test_one_bad_cell_does_not_turn_numbers_into_dates():
     np.testing.assert_array_equal(found, [20240101.0, 881250949.0, np.nan])
 
 
+@many
 @given(st.datetimes(datetime.datetime(1900, 1, 1), datetime.datetime(2100, 1, 1)), st.integers(-12, 14))
 def test_time_parts_are_those_of_datetime(moment, offset):
     seconds = np.array([moment.replace(tzinfo=datetime.UTC, microsecond=0).timestamp()])
@@ -310,6 +314,7 @@ def tags_by_loop(cell, sep):
     return [tag for tag in found if tag]
 
 
+@many
 @given(st.lists(st.one_of(st.none(), st.text("a1| \t", max_size=8)), min_size=1, max_size=6))
 def test_tags_of_texts(cells):
     """Bug: "a||b" held an empty tag and "a | b" the tags "a " and " b"."""

@@ -156,9 +156,7 @@ def test_the_best_threshold_keeps_its_f1_through_float32():
     assert precision_recall_f1(score_B, label_B, best_threshold(score_B, label_B))["f1"] == 1
 
 
-@pytest.mark.parametrize(
-    "metric", [auc, logloss, best_threshold, partial(precision_recall_f1, threshold=0.5)]
-)
+@pytest.mark.parametrize("metric", [auc, logloss, best_threshold, partial(precision_recall_f1, threshold=0.5)])
 @pytest.mark.parametrize(
     ("score_B", "label_B", "rule"),
     [
