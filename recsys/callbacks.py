@@ -40,6 +40,8 @@ class Throughput(pl.Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
         """Log the epoch's figures."""
+        if not trainer.is_global_zero:
+            return
         shown = {n: v for n, v in trainer.callback_metrics.items() if n.startswith(("train/", "valid/"))}
         figures = "  ".join(f"{name} {float(value):.4f}" for name, value in shown.items())
         log.info("epoch %d  %s  %s rows/s", trainer.current_epoch, figures, f"{self.rows_per_second:,.0f}")

@@ -130,5 +130,10 @@ def quiet_libraries() -> None:
     for name in ("pytorch_lightning", "lightning.pytorch", "onnxscript", "onnx_ir", "matplotlib"):
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # says which optional packages it does without
-    for message in (".*does not have many workers.*", ".*LeafSpec.*is deprecated.*"):
+    for message in (
+        ".*does not have many workers.*",
+        ".*LeafSpec.*is deprecated.*",
+        ".*smaller than the logging interval.*",
+        ".*It is recommended to use `self.log.*sync_dist=True.*",  # metrics are equal on every process already
+    ):
         warnings.filterwarnings("ignore", message)

@@ -42,7 +42,7 @@ def train(cfg: DictConfig) -> float | None:
         shutil.copy(data.folder / "encoders.json", folder / "encoders.json")
         console.print(cleaning_table(data.store.cleaning))
         console.print(summary(data, model, trainer))
-    log.info("first step after %.1f s", time.perf_counter() - started)
+        log.info("first step after %.1f s", time.perf_counter() - started)
     trainer.fit(model, datamodule=data)
 
     checkpoint: Any = trainer.checkpoint_callback

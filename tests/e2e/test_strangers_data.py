@@ -199,6 +199,21 @@ def test_same_seed_same_metrics(bookshop, call):
     assert metrics[0]["test"] == metrics[1]["test"]
 
 
+@pytest.mark.slow
+def test_two_processes_reach_the_metrics_of_one(bookshop, call, tmp_path):
+    """Trained and evaluated by two CPU processes; one process evaluates the same checkpoint to the same figures."""
+    options = ["model=din", "model.hidden=[8]", "batch_size=32", "trainer.max_epochs=2", "trainer.precision=32-true"]
+    ddp = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", f"hydra.run.dir={tmp_path}/run"]
+    done = run(bookshop, "train.py", *bookshop_options(bookshop), *options, *ddp)
+    assert done.returncode == 0, done.stderr
+    assert "2 process(es)" in done.stdout
+    again = tmp_path / "again.json"
+    checkpoint = f"checkpoint={tmp_path}/run/checkpoints/best.ckpt"
+    assert call("evaluate.py", checkpoint, f"output={again}").returncode == 0
+    first, second = (json.loads(p.read_text())["test"] for p in (tmp_path / "run" / "metrics.json", again))
+    assert second == pytest.approx(first, abs=1e-6)
+
+
 def test_help_helps():
     done = subprocess.run(
         [sys.executable, ROOT / "scripts" / "train.py", "--help"], capture_output=True, text=True, check=False

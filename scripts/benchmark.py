@@ -1,0 +1,170 @@
+"""Measure speed and memory on this machine: python scripts/benchmark.py [prepare] [train] [rank] [export]"""
+
+import os
+import platform
+import resource
+import statistics
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).resolve().parents[1])  # not scripts/, whose export.py would hide export/
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.table import Table
+
+from export.graph import example_batch, export_graph, open_graph, run_graph
+from recsys.cli import CONFIGS, quiet_libraries
+from recsys.config import build_data, build_model
+from recsys.data.batches import Candidates
+from recsys.data.module import DataModule
+from recsys.data.split import TEST
+from recsys.data.store import write_store
+from recsys.models.base import Recommender
+
+RUNS = 5
+MODELS = ("mf", "ncf", "deepfm", "din")
+Row = tuple[str, str, str]
+
+
+def compose_shop(cache: Path, model: str) -> DictConfig:
+    """The built-in shop at 200,000 events."""
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return compose("train", [f"cache={cache}", f"model={model}", "data.generate.events=200000", "batch_size=4096"])
+
+
+def median_seconds(work: Callable[[], object], runs: int = RUNS) -> float:
+    """The median wall time of `runs` calls after one warm-up."""
+    work()
+    seconds = []
+    for _ in range(runs):
+        started = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - started)
+    return statistics.median(seconds)
+
+
+def prepare(data: DataModule, cache: Path) -> list[Row]:
+    """Tables to store: reading, cleaning, joining, splitting, fitting, encoding, writing."""
+    from recsys.data.events import load_events
+    from recsys.data.split import split_events
+
+    spec = data.spec
+
+    def build() -> None:
+        with tempfile.TemporaryDirectory(dir=cache) as folder:
+            events = load_events(spec.tables, spec.schema, spec.split_column)
+            write_store(Path(folder) / "store", spec.schema, events, split_events(spec.split, events))
+
+    rows = len(data.store.user_E)
+    return [("prepare", f"{rows:,} events, 5 tables", f"{rows / median_seconds(build, 3):,.0f} events/s")]
+
+
+def train_epochs(model: Recommender, data: DataModule) -> float:
+    """The median seconds of an epoch through `trainer.fit`."""
+    ends: list[float] = []
+
+    class Clock(pl.Callback):
+        def on_train_epoch_start(self, *_: object) -> None:
+            ends.append(-time.perf_counter())
+
+        def on_train_epoch_end(self, *_: object) -> None:
+            ends[-1] += time.perf_counter()
+
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        max_epochs=RUNS + 1,
+        limit_val_batches=0,
+        callbacks=[Clock()],
+        use_distributed_sampler=False,
+        enable_model_summary=False,
+        **quiet,
+    )
+    trainer.fit(model, datamodule=data)
+    return statistics.median(ends[1:])
+
+
+def rank(model: Recommender, data: DataModule) -> float:
+    """Scores per second of a full ranking of 200 users (without the sort)."""
+    candidates = Candidates(data.store, TEST)
+    count = 200 * candidates.items
+
+    def score() -> None:
+        with torch.inference_mode():
+            for start in range(0, count, 8192):
+                model.score(candidates[np.arange(start, min(count, start + 8192))])
+
+    return count / median_seconds(score, 3)
+
+
+def export_latency(model: Recommender, folder: Path) -> list[tuple[int, float]]:
+    """Milliseconds per call of the exported graph at several batch sizes, one thread."""
+    path = folder / "model.onnx"
+    export_graph(model, path)
+    session = open_graph(path, threads=1)
+    length = model.schema.history.length if model.schema.history else 1
+    results = []
+    for size in (1, 128):
+        batch = example_batch(model.schema, size, length)
+        results.append((size, 1e3 * median_seconds(lambda batch=batch: run_graph(session, batch), 50)))
+    return results
+
+
+def main(chosen: list[str]) -> None:
+    """Run the chosen measurements (all without arguments) and print one table."""
+    verbs = ("prepare", "train", "rank", "export")
+    if unknown := set(chosen) - set(verbs):
+        sys.exit(f"error: no measurement {unknown.pop()!r}. Valid: {', '.join(verbs)}.")
+    chosen = chosen or list(verbs)
+    quiet_libraries()
+    warnings.simplefilter("ignore")
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        data = build_data(compose_shop(folder, "mf"))
+        data.prepare_data()
+        data.setup()
+        if "prepare" in chosen:
+            rows += prepare(data, folder)
+        for model_name in MODELS:
+            model = build_model(compose_shop(folder, model_name), data.schema)
+            if "train" in chosen:
+                events = int((data.store.part_E == 0).sum())
+                rows.append((f"train {model_name}", "batch 4,096", f"{events / train_epochs(model, data):,.0f} rows/s"))
+            if "rank" in chosen:
+                rows.append((f"rank {model_name}", "batch 8,192", f"{rank(model.eval(), data):,.0f} scores/s"))
+            if "export" in chosen:
+                for size, milliseconds in export_latency(model, folder):
+                    rows.append((f"onnx {model_name}", f"batch {size}, 1 thread", f"{milliseconds:.3f} ms"))
+    print_table(rows)
+
+
+def print_table(rows: list[Row]) -> None:
+    """The machine, the versions, the medians and the peak memory."""
+    packages = ("torch", "pytorch-lightning", "onnxruntime", "numpy", "pandas", "pyarrow")
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    cpu = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+    table = Table(title=f"{cpu}, {os.cpu_count()} cores, Python {platform.python_version()}", title_justify="left")
+    for heading in ("work", "setting", "median"):
+        table.add_column(heading, justify="right" if heading == "median" else "left")
+    for row in rows:
+        table.add_row(*row)
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(table)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    console.print("  ".join(f"{p} {version(p)}" for p in packages), f"  peak memory {peak:.2f} GiB")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
