@@ -15,39 +15,53 @@ if TYPE_CHECKING:
     from recsys.data.batches import Batch
 
 
-class TableEmbedding(nn.Module):
-    """The shared table: `schema.rows` vectors of `embedding_dim`; row 0 is padding and stays zero.
+class Table(nn.Embedding):
+    """An embedding table of `rows` vectors; row 0 is padding, and `zero` lists rows that start at zero.
 
-    Rows of unseen values start at zero too, so that a value without training says nothing. With `sparse`, the
-    gradient holds the looked-up rows only (for optimizers that accept sparse gradients).
+    With `sparse`, the gradient holds the looked-up rows only (for optimizers that accept sparse gradients). In
+    training, every look-up adds `l2` * (sum of its squared vectors) / B to `penalty`: only touched rows are pulled
+    to zero, each as often as it is used. Whoever computes the loss adds the penalty and clears it.
     """
 
-    def __init__(self, schema: FeatureSchema, embedding_dim: int, *, std: float = 0.01, sparse: bool = False) -> None:
-        super().__init__()
+    def __init__(
+        self, rows: int, embedding_dim: int, zero: Sequence[int], *, std: float, sparse: bool, l2: float
+    ) -> None:
         if embedding_dim < 1:
             raise ValueError(f"`embedding_dim` must be at least 1, got {embedding_dim}.")
-        self.table = nn.Embedding(schema.rows, embedding_dim, padding_idx=PADDING, sparse=sparse)
-        nn.init.normal_(self.table.weight, std=std)
+        if not l2 >= 0:
+            raise ValueError(f"`embedding_l2` must not be negative, got {l2}.")
+        super().__init__(rows, embedding_dim, padding_idx=PADDING, sparse=sparse)
+        nn.init.normal_(self.weight, std=std)
         with torch.no_grad():
-            unseen = [schema.offset(c.name) for c in (*schema.fields, *schema.tags)]
-            self.table.weight[[PADDING, *unseen]] = 0.0
+            self.weight[[PADDING, *zero]] = 0.0
+        self.l2 = l2
+        self.penalty: Tensor | float = 0.0
 
     def forward(self, ids: Tensor) -> Tensor:
         """Vectors (..., D) of ids (...)."""
-        return self.table(ids)
+        vectors = super().forward(ids)
+        if self.training and self.l2:
+            self.penalty = self.penalty + self.l2 * vectors.square().sum() / ids.shape[0]
+        return vectors
 
     def mean(self, ids_BT: Tensor) -> Tensor:
         """The mean vector (..., D) over the last dimension of `ids_BT`, without padding; zeros if all is padding."""
         count_B = (ids_BT != PADDING).sum(-1, keepdim=True).clamp(min=1)
-        return self.table(ids_BT).sum(-2) / count_B
+        return self(ids_BT).sum(-2) / count_B
 
 
 class FeatureEmbedding(nn.Module):
-    """Every column of a batch as one vector: id fields, then tags (their mean), then numbers (value * vector)."""
+    """Every column of a batch as one vector: id fields, then tags (their mean), then numbers (value * vector).
 
-    def __init__(self, schema: FeatureSchema, embedding_dim: int, *, std: float = 0.01, sparse: bool = False) -> None:
+    All columns share one table. Rows of unseen values start at zero: a value without training says nothing.
+    """
+
+    def __init__(
+        self, schema: FeatureSchema, embedding_dim: int, *, std: float = 0.01, sparse: bool = False, l2: float = 0.0
+    ) -> None:
         super().__init__()
-        self.shared = TableEmbedding(schema, embedding_dim, std=std, sparse=sparse)
+        unseen = [schema.offset(c.name) for c in (*schema.fields, *schema.tags)]
+        self.table = Table(schema.rows, embedding_dim, unseen, std=std, sparse=sparse, l2=l2)
         self.tags = [c.name for c in schema.tags]
         self.number = None
         if schema.numbers:
@@ -56,8 +70,8 @@ class FeatureEmbedding(nn.Module):
 
     def forward(self, batch: "Batch") -> Tensor:
         """Vectors of all columns, (B, columns, D)."""
-        parts = [self.shared(batch.ids_BF)]
-        parts += [self.shared.mean(batch.lists[name]).unsqueeze(1) for name in self.tags]
+        parts = [self.table(batch.ids_BF)]
+        parts += [self.table.mean(batch.lists[name]).unsqueeze(1) for name in self.tags]
         if self.number is not None:
             parts.append(batch.numbers_BN.unsqueeze(-1) * self.number)
         return torch.cat(parts, dim=1)
@@ -68,7 +82,9 @@ class PairEmbedding(nn.Module):
 
     shift: Tensor
 
-    def __init__(self, schema: FeatureSchema, embedding_dim: int, *, std: float = 0.01, sparse: bool = False) -> None:
+    def __init__(
+        self, schema: FeatureSchema, embedding_dim: int, *, std: float = 0.01, sparse: bool = False, l2: float = 0.0
+    ) -> None:
         super().__init__()
         names = [c.name for c in schema.fields]
         for key in (schema.user, schema.item):
@@ -78,12 +94,8 @@ class PairEmbedding(nn.Module):
         users = schema.size(schema.user)
         shift = [1 - schema.offset(schema.user), 1 + users - schema.offset(schema.item)]
         self.register_buffer("shift", torch.tensor(shift), persistent=False)
-        self.table = nn.Embedding(
-            1 + users + schema.size(schema.item), embedding_dim, padding_idx=PADDING, sparse=sparse
-        )
-        nn.init.normal_(self.table.weight, std=std)
-        with torch.no_grad():
-            self.table.weight[[PADDING, 1, 1 + users]] = 0.0
+        rows = 1 + users + schema.size(schema.item)
+        self.table = Table(rows, embedding_dim, [1, 1 + users], std=std, sparse=sparse, l2=l2)
 
     def forward(self, batch: "Batch") -> Tensor:
         """Vectors (B, 2, D): the user's, the item's."""
@@ -100,7 +112,7 @@ class HistoryEmbedding(nn.Module):
         names = [c.name for c in schema.fields]
         self.columns = [(c.name, names.index(c.name) if c.is_field else None) for c in schema.histories]
 
-    def forward(self, batch: "Batch", table: TableEmbedding) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, batch: "Batch", table: Table) -> tuple[Tensor, Tensor, Tensor]:
         """The candidate (B, C*D), the past items (B, L, C*D) and which places are real, bool (B, L)."""
         query, keys, masks = [], [], []
         for name, position in self.columns:

@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from recsys.data.batches import Batch
 from recsys.declare import nearest
+from recsys.layers.embedding import Table
 from recsys.models.objectives import Logistic, Objective, SquaredError
 from recsys.schema import FeatureSchema
 
@@ -96,8 +97,17 @@ class Recommender(pl.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: ARG002 - Lightning's signature
         """One optimisation step's loss."""
         loss = self.objective(self(batch).float(), batch.label_B, self.schema.label.negatives)
+        loss = loss + self._take_penalties()
         self.log("train/loss", loss, on_step=False, on_epoch=True, prog_bar=True, sync_dist=True, batch_size=len(batch))
         return loss
+
+    def _take_penalties(self) -> Tensor | float:
+        """The sum of what the embedding tables ask for since it was last taken."""
+        tables = [module for module in self.modules() if isinstance(module, Table)]
+        total = sum(table.penalty for table in tables)
+        for table in tables:
+            table.penalty = 0.0
+        return total
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Tensor:  # noqa: ARG002
         """Scores (B,), in float32 whatever the training precision, for the evaluation to collect."""

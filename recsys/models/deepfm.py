@@ -27,12 +27,13 @@ class DeepFM(Recommender):
         hidden: Sequence[int] = (400, 400, 400),
         dropout: float = 0.0,
         batch_norm: bool = False,
+        embedding_l2: float = 0.0,
         sparse: bool = False,
         **training: Unpack[Training],
     ) -> None:
         super().__init__(schema, **training)
-        self.embedding = FeatureEmbedding(self.schema, embedding_dim, sparse=sparse)
-        self.first_order = FeatureEmbedding(self.schema, 1, std=1e-4, sparse=sparse)
+        self.embedding = FeatureEmbedding(self.schema, embedding_dim, sparse=sparse, l2=embedding_l2)
+        self.first_order = FeatureEmbedding(self.schema, 1, std=1e-4, sparse=sparse, l2=embedding_l2)
         self.mlp = MLP(self.embedding.columns * embedding_dim, hidden, dropout=dropout, batch_norm=batch_norm)
         self.out = nn.Linear(self.mlp.out_features, 1, bias=False)
 

@@ -33,12 +33,13 @@ class DIN(Recommender):
         activation: str = "dice",
         softmax: bool = False,
         dropout: float = 0.0,
+        embedding_l2: float = 0.0,
         sparse: bool = False,
         **training: Unpack[Training],
     ) -> None:
         super().__init__(schema, **training)
         self.history = HistoryEmbedding(self.schema)
-        self.embedding = FeatureEmbedding(self.schema, embedding_dim, sparse=sparse)
+        self.embedding = FeatureEmbedding(self.schema, embedding_dim, sparse=sparse, l2=embedding_l2)
         interest = embedding_dim * len(self.history.columns)
         self.attention = LocalActivationUnit(interest, attention_hidden, activation=activation, softmax=softmax)
         width = self.embedding.columns * embedding_dim + 2 * interest
@@ -47,7 +48,7 @@ class DIN(Recommender):
 
     def forward(self, batch: Batch) -> Tensor:
         """Logits (or ratings), float32 (B,)."""
-        query_BD, key_BLD, mask_BL = self.history(batch, self.embedding.shared)
+        query_BD, key_BLD, mask_BL = self.history(batch, self.embedding.table)
         interest_BD = self.attention(query_BD, key_BLD, mask_BL)
         profile_BD = self.embedding(batch).flatten(1)
         deep_BD = self.mlp(torch.cat([profile_BD, interest_BD, interest_BD * query_BD], 1))

@@ -33,6 +33,7 @@ class NCF(Recommender):
         mlp_embedding_dim: int = 32,
         hidden: Sequence[int] = (64, 32, 16),
         dropout: float = 0.0,
+        embedding_l2: float = 0.0,
         sparse: bool = False,
         **training: Unpack[Training],
     ) -> None:
@@ -42,10 +43,10 @@ class NCF(Recommender):
         width = 0
         self.gmf = self.pair = self.mlp = None
         if branch != "mlp":
-            self.gmf = PairEmbedding(self.schema, embedding_dim, std=0.1, sparse=sparse)
+            self.gmf = PairEmbedding(self.schema, embedding_dim, std=0.1, sparse=sparse, l2=embedding_l2)
             width += embedding_dim
         if branch != "gmf":
-            self.pair = PairEmbedding(self.schema, mlp_embedding_dim, std=0.1, sparse=sparse)
+            self.pair = PairEmbedding(self.schema, mlp_embedding_dim, std=0.1, sparse=sparse, l2=embedding_l2)
             self.mlp = MLP(2 * mlp_embedding_dim, hidden, dropout=dropout)
             width += self.mlp.out_features
         self.out = nn.Linear(width, 1, bias=False)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from export.graph import example_batch
 from recsys.layers.attention import LocalActivationUnit
-from recsys.layers.embedding import FeatureEmbedding, PairEmbedding, TableEmbedding
+from recsys.layers.embedding import FeatureEmbedding, PairEmbedding, Table
 from recsys.layers.fm import fm
 from recsys.layers.mlp import MLP, Dice, PReLU
 from recsys.schema import PADDING
@@ -107,21 +107,35 @@ def test_mlp_refuses_an_unknown_activation_naming_the_nearest():
 
 
 def test_padding_and_unseen_rows_start_at_zero_and_padding_stays(schema):
-    table = TableEmbedding(schema, 4)
+    table = FeatureEmbedding(schema, 4).table
     starts = [PADDING, *(schema.offset(c.name) for c in (*schema.fields, *schema.tags))]
-    assert not table.table.weight[starts].any()
-    assert table.table.weight.any(1).sum() == schema.rows - len(starts)
+    assert not table.weight[starts].any()
+    assert table.weight.any(1).sum() == schema.rows - len(starts)
     table(torch.zeros(2, 3, dtype=torch.int64)).sum().backward()
-    assert not table.table.weight.grad.any()
+    assert not table.weight.grad.any()
 
 
 def test_mean_pooling_counts_real_tags_only(schema):
-    table = TableEmbedding(schema, 4)
+    table = FeatureEmbedding(schema, 4).table
     a, b = schema.offset("tags") + 1, schema.offset("tags") + 2
     ids = torch.tensor([[a, b, 0], [a, 0, 0], [0, 0, 0]])
-    weight = table.table.weight
+    weight = table.weight
     expected = torch.stack([(weight[a] + weight[b]) / 2, weight[a], torch.zeros(4)])
     torch.testing.assert_close(table.mean(ids), expected)
+
+
+def test_l2_pulls_touched_rows_only_each_as_often_as_it_is_used():
+    table = Table(5, 2, [], std=1.0, sparse=False, l2=0.1).train()
+    ids_BF = torch.tensor([[1, 2], [1, 3]])
+    table(ids_BF)
+    weight = table.weight.detach()
+    expected = 0.1 * (2 * weight[1].square().sum() + weight[2].square().sum() + weight[3].square().sum()) / 2
+    torch.testing.assert_close(table.penalty.detach(), expected)
+    table.penalty.backward()
+    torch.testing.assert_close(table.weight.grad[1], 0.1 * 2 * 2 * weight[1] / 2)
+    assert not table.weight.grad[4].any()
+    assert table.eval()(ids_BF) is not None
+    torch.testing.assert_close(table.penalty.detach(), expected)
 
 
 def test_feature_embedding_holds_fields_then_tags_then_numbers(schema):
@@ -130,8 +144,8 @@ def test_feature_embedding_holds_fields_then_tags_then_numbers(schema):
     emb_BFD = embedding(batch)
     fields = len(schema.fields)
     assert emb_BFD.shape == (3, fields + 1 + 1, 4)
-    torch.testing.assert_close(emb_BFD[:, :fields], embedding.shared(batch.ids_BF))
-    torch.testing.assert_close(emb_BFD[:, fields], embedding.shared.mean(batch.lists["tags"]))
+    torch.testing.assert_close(emb_BFD[:, :fields], embedding.table(batch.ids_BF))
+    torch.testing.assert_close(emb_BFD[:, fields], embedding.table.mean(batch.lists["tags"]))
     torch.testing.assert_close(emb_BFD[:, -1], batch.numbers_BN[:, :1] * embedding.number[0])
 
 

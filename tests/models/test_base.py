@@ -64,6 +64,17 @@ def test_unseen_user_and_item_score_the_bias_alone(schema):
     assert model.score(batch).item() == pytest.approx(0.2)
 
 
+def test_the_loss_holds_the_penalty_once(schema):
+    model = MF(schema, embedding_l2=0.5).train()
+    model.log = lambda *_, **__: None
+    batch = example_batch(schema, rows=3, length=1)
+    losses = [model.training_step(batch, 0) for _ in range(2)]
+    assert torch.equal(*losses)
+    squares = sum(table(batch).square().sum() for table in (model.factors, model.biases))
+    plain = model.objective(model(batch), batch.label_B, 4)
+    torch.testing.assert_close(losses[0], plain + 0.5 * squares / 3)
+
+
 @pytest.mark.parametrize("options", [{"schedule": "cosin"}, {"warmup": 1.0}, {"warmup": "x"}])
 def test_bad_training_options_are_refused_by_name(schema, options):
     with pytest.raises(ValueError, match=f"`{next(iter(options))}`"):

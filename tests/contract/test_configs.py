@@ -1,0 +1,92 @@
+"""Every yaml composes, is accepted by the checks that run before any data is read, and builds."""
+
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from recsys.config import build_data, check
+from recsys.data.module import DataModule
+from recsys.data.split import TEST, TRAIN
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+GROUPS = {
+    p.name: sorted(f.stem for f in p.glob("*.yaml")) for p in CONFIGS.iterdir() if p.is_dir() and p.name != "hydra"
+}
+LABEL_OF = {
+    "squared_error": ["data.label.kind=rating", "+data.label.range=[0,1]"],
+    "bpr": ["data.label.kind=implicit"],
+    "sampled_softmax": ["data.label.kind=implicit"],
+}
+
+
+@pytest.fixture(autouse=True)
+def _cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """trainer=gpu can be composed but not built on a machine without one."""
+    monkeypatch.setenv("RECSYS_CACHE", "unused")
+
+
+@pytest.mark.parametrize(("group", "name"), [(g, n) for g, names in GROUPS.items() for n in names if g != "tuned"])
+def test_every_choice_passes_the_checks(composed, group, name):
+    cpu = ["trainer.accelerator=cpu"] if group == "trainer" else []
+    check(composed(f"{group}={name}", *LABEL_OF.get(name, []), *cpu))
+
+
+@pytest.mark.parametrize("name", GROUPS["tuned"])
+def test_tuned_settings_are_found_by_data_and_model_and_give_way(composed, name):
+    data, model = name.split("_")
+    tuned, plain = composed(f"data={data}", f"model={model}"), composed(f"data={data}", f"model={model}", "~tuned")
+    assert tuned != plain
+    check(tuned)
+    assert composed(f"data={data}", f"model={model}", "optimizer.lr=0.5").optimizer.lr == 0.5
+
+
+@pytest.mark.parametrize("name", GROUPS["model"])
+@pytest.mark.parametrize("data", GROUPS["data"])
+def test_every_model_builds_on_every_dataset(composed, data, name):
+    check(composed(f"data={data}", f"model={name}"))
+
+
+def test_every_yaml_says_what_it_is_for():
+    for path in (*CONFIGS.glob("data/*.yaml"), *CONFIGS.glob("experiment/*.yaml"), *CONFIGS.glob("*.yaml")):
+        assert path.read_text(encoding="utf-8").startswith("#"), path
+
+
+def test_every_dataset_says_where_it_comes_from():
+    for path in CONFIGS.glob("data/*.yaml"):
+        config = OmegaConf.load(path)
+        assert "generate" in config or "http" in config.about, path
+
+
+def prepared(composed, cache: Path, *overrides: str) -> DataModule:
+    data = build_data(composed(*overrides, f"cache={cache}"))
+    data.prepare_data()
+    data.setup()
+    return data
+
+
+def test_the_shop_prepares_with_its_dirt_counted(composed, tmp_path):
+    data = prepared(composed, tmp_path, "data=shop", "data.generate.events=4000")
+    rules = {(e["table"], e["rule"]) for e in data.store.cleaning["entries"]}
+    assert {
+        ("behaviour", "duplicate row"),
+        ("behaviour", "item not in table `items`"),
+        ("users", "missing value"),
+    } <= rules
+    rows = data.store.cleaning["rows"]["behaviour"]
+    dropped = [
+        e["rows"] for e in data.store.cleaning["entries"] if e["table"] == "behaviour" and e["action"] == "dropped"
+    ]
+    assert rows["read"] - sum(dropped) == rows["kept"] == len(data.store.user_E)
+    assert data.store.order_E[data.store.part_E == TRAIN].max() < data.store.order_E[data.store.part_E == TEST].min()
+
+
+def test_movielens_prepares_whole(composed, tmp_path, real_data):
+    data = prepared(composed, tmp_path, "data=ml100k", f"data.root={real_data}/ml-100k")
+    store = data.store
+    assert (len(store.user_E), store.users, store.items) == (100_000, 943, 1_682)
+    assert store.schema.size("genres") == 19 + 1  # the nineteen genres and the unseen one
+    assert store.schema.size("occupation") <= 21 + 1
+    assert abs(float(store.label_E.mean()) - 55_375 / 100_000) < 1e-6  # ratings of 4 and 5
+    first = store.start_E == store.stop_E
+    assert len(set(store.user_E[first].tolist())) == 943, "every user's first events have no history"
