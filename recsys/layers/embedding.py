@@ -57,7 +57,7 @@ class FeatureEmbedding(nn.Module):
     """
 
     def __init__(
-        self, schema: FeatureSchema, embedding_dim: int, *, std: float = 0.01, sparse: bool = False, l2: float = 0.0
+        self, schema: FeatureSchema, embedding_dim: int, *, std: float = 0.1, sparse: bool = False, l2: float = 0.0
     ) -> None:
         super().__init__()
         unseen = [schema.offset(c.name) for c in (*schema.fields, *schema.tags)]
@@ -83,7 +83,7 @@ class PairEmbedding(nn.Module):
     shift: Tensor
 
     def __init__(
-        self, schema: FeatureSchema, embedding_dim: int, *, std: float = 0.01, sparse: bool = False, l2: float = 0.0
+        self, schema: FeatureSchema, embedding_dim: int, *, std: float = 0.1, sparse: bool = False, l2: float = 0.0
     ) -> None:
         super().__init__()
         names = [c.name for c in schema.fields]

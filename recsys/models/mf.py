@@ -24,7 +24,7 @@ class MF(Recommender):
         **training: Unpack[Training],
     ) -> None:
         super().__init__(schema, **training)
-        self.factors = PairEmbedding(self.schema, embedding_dim, std=0.1, sparse=sparse, l2=embedding_l2)
+        self.factors = PairEmbedding(self.schema, embedding_dim, sparse=sparse, l2=embedding_l2)
         self.biases = PairEmbedding(self.schema, 1, std=0.01, sparse=sparse, l2=embedding_l2)
 
     def forward(self, batch: Batch) -> Tensor:

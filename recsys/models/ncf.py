@@ -43,10 +43,10 @@ class NCF(Recommender):
         width = 0
         self.gmf = self.pair = self.mlp = None
         if branch != "mlp":
-            self.gmf = PairEmbedding(self.schema, embedding_dim, std=0.1, sparse=sparse, l2=embedding_l2)
+            self.gmf = PairEmbedding(self.schema, embedding_dim, sparse=sparse, l2=embedding_l2)
             width += embedding_dim
         if branch != "gmf":
-            self.pair = PairEmbedding(self.schema, mlp_embedding_dim, std=0.1, sparse=sparse, l2=embedding_l2)
+            self.pair = PairEmbedding(self.schema, mlp_embedding_dim, sparse=sparse, l2=embedding_l2)
             self.mlp = MLP(2 * mlp_embedding_dim, hidden, dropout=dropout)
             width += self.mlp.out_features
         self.out = nn.Linear(width, 1, bias=False)
