@@ -68,9 +68,9 @@ class CarryConfig(pl.Callback):
 
     def on_save_checkpoint(
         self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        checkpoint: dict[str, Any],  # noqa: ARG002
+        trainer: pl.Trainer,  # noqa: ARG002
+        pl_module: pl.LightningModule,  # noqa: ARG002
+        checkpoint: dict[str, Any],
     ) -> None:
         """Add the configuration."""
         checkpoint[CONFIG_KEY] = self.config

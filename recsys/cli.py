@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import sys
+import traceback
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -41,13 +42,15 @@ def launch(config_name: str, task: Callable[[DictConfig], float | None]) -> None
             return task(cfg)
         except (*USER_ERRORS, OmegaConfBaseException) as error:
             failures.append(str(error))
-            complain(str(error))
-            discard_folder(run_folder())
+            complain(str(error) + leave_folder(run_folder()))
             return None
+        except (KeyboardInterrupt, SystemExit):  # Lightning answers Ctrl-C in training with an exit
+            complain("interrupted." + leave_folder(run_folder()))
+            sys.exit(130)
 
     try:
         hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=config_name)(job)()
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, OSError) as error:
         complain(explain(error, config_name))
         sys.exit(1)
     sys.exit(1 if failures else 0)
@@ -64,16 +67,21 @@ def run_folder() -> Path:
     return Path(HydraConfig.get().runtime.output_dir)
 
 
-def discard_folder(folder: Path) -> None:
-    """Remove what Hydra wrote for a run that came to nothing, unless something else is there already."""
-    if (folder / "checkpoints").exists():
-        return
+def leave_folder(folder: Path) -> str:
+    """Remove what Hydra wrote for a run that came to nothing; keep one that began, with the error's trace in its log.
+
+    A run has begun once its config.yaml is written. Returns what the message should add.
+    """
+    if (folder / "config.yaml").exists():
+        with (folder / "run.log").open("a", encoding="utf-8") as file:
+            file.write(traceback.format_exc())
+        return f" What was done so far and run.log are in {folder}."
     shutil.rmtree(folder / ".hydra", ignore_errors=True)
-    for name in ("run.log", "config.yaml"):
-        (folder / name).unlink(missing_ok=True)
+    (folder / "run.log").unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # not empty: not ours to remove
         for place in (folder, *folder.parents[:3]):
             place.rmdir()
+    return ""
 
 
 def explain(error: Exception, config_name: str) -> str:
@@ -101,6 +109,7 @@ def check_types(cfg: DictConfig) -> None:
     """
     choices = HydraConfig.get().runtime.choices
     files = {group: CONFIGS / group / f"{choice}.yaml" for group, choice in choices.items() if "/" not in group}
+    files.pop("data", None)  # the schema types its own options
     for group, file in files.items():
         if file.is_file() and group in cfg:
             _same_types(OmegaConf.load(file), cfg[group], group)

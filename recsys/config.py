@@ -17,7 +17,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from recsys.callbacks import CONFIG_KEY, CarryConfig, Progress, Throughput
 from recsys.data.module import DataModule, DataSpec
 from recsys.evaluation import Evaluation, monitor_of
-from recsys.models.base import Recommender
+from recsys.models.base import Recommender, read_checkpoint
 from recsys.schema import FeatureSchema
 
 USER_ERRORS = (ValueError, OSError, MisconfigurationException)
@@ -51,7 +51,7 @@ def build_model(cfg: DictConfig, schema: FeatureSchema) -> Recommender:
         resolve(cfg.model),
         "model",
         schema=schema,
-        objective=_make(resolve(cfg.objective), "objective"),
+        objective=_make(resolve(cfg.objective), "objective") if "objective" in cfg else None,
         optimizer=_make(resolve(cfg.optimizer), "optimizer", _partial_=True),
         schedule=cfg.schedule,
         warmup=cfg.warmup,
@@ -107,14 +107,23 @@ def check(cfg: DictConfig) -> None:
     data = build_data(cfg)
     schema = data.spec.schema
     model = build_model(cfg, schema)
-    try:
-        model.optimizer([p for p in model.parameters() if p.requires_grad])
-    except TypeError as error:
-        raise ValueError(f"`optimizer`: {error}") from None
+    _check_optimizer(cfg, model)
     build_trainer(cfg, schema.label.kind)
     monitor_of(schema.label.kind, cfg.evaluation.monitor, cfg.evaluation.k)
     if cfg.patience is not None and cfg.patience < 1:
         raise ValueError(f"`patience` must be at least 1 (epochs), or null to never stop early, got {cfg.patience}.")
+
+
+def _check_optimizer(cfg: DictConfig, model: Recommender) -> None:
+    """Take one step on a single weight, with a sparse gradient if the model's will be sparse."""
+    weight = torch.nn.Parameter(torch.zeros(2, 1))
+    sparse = bool(cfg.model.get("sparse", False))
+    weight.grad = torch.zeros(2, 1).to_sparse(1) if sparse else torch.zeros(2, 1)
+    try:
+        model.optimizer([weight]).step()
+    except (TypeError, RuntimeError) as error:
+        hint = "; model.sparse=true needs one that takes sparse gradients, such as optimizer=adagrad" if sparse else ""
+        raise ValueError(f"`optimizer`: {error}{hint}") from None
 
 
 def checkpoint_config(path: str | Path) -> DictConfig:
@@ -122,10 +131,7 @@ def checkpoint_config(path: str | Path) -> DictConfig:
 
     Raises FileNotFoundError, or ValueError when the file holds none.
     """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"there is no checkpoint {str(path)!r}.")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        return OmegaConf.create(content[CONFIG_KEY])
-    except Exception as error:
-        raise ValueError(f"{str(path)!r} is not a checkpoint of scripts/train.py: {error!r:.200}") from None
+    content = read_checkpoint(path)
+    if CONFIG_KEY not in content:
+        raise ValueError(f"{str(path)!r} holds no configuration; it was not written by scripts/train.py.")
+    return OmegaConf.create(content[CONFIG_KEY])

@@ -1,6 +1,5 @@
 """Evaluation: collect a model's scores over Lightning's validation and test loops and turn them into metrics."""
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +9,7 @@ import torch
 import torch.distributed
 from torch import Tensor
 
-from recsys.data.batches import EXCLUDED, Batch, Candidates, Rows
+from recsys.data.batches import EXCLUDED, Batch, Candidates
 from recsys.data.module import DataModule
 from recsys.declare import nearest
 from recsys.metrics import (
@@ -23,6 +22,7 @@ from recsys.metrics import (
     ranking_metrics,
     rmse,
 )
+from recsys.models.base import Recommender
 
 LESS_IS_BETTER = ("rmse", "mae", "logloss")
 LABELLED = ["auc", "logloss", "precision", "recall", "f1"]
@@ -31,11 +31,12 @@ MONITORS = {"rating": "rmse", "implicit": "ndcg@10"}
 
 
 class Evaluation(pl.Callback):
-    """Scores the validation and test loops.
+    """Judges the validation and test loops by the logits that the model returns there.
 
-    Labelled rows give AUC, logloss and, at the threshold of the best validation F1, precision, recall and F1 (or
-    RMSE and MAE for ratings), computed over the whole part at once. `Candidates` give the ranking metrics at 10 and
-    at each of `k`, means over users. `metrics` holds the last results as Python floats: {"valid": {...}, "test": {...}}.
+    Logits rather than probabilities, for a float32 sigmoid near 0 or 1 makes ties of different logits. Labelled rows
+    give AUC, logloss and, at the threshold of the best validation F1, precision, recall and F1 (or RMSE and MAE for
+    ratings), computed over the whole part at once. `Candidates` give the ranking metrics at 10 and at each of `k`,
+    means over users. `metrics` holds the last results as Python floats: {"valid": {...}, "test": {...}}.
     `rows` keeps the scores and labels of the last labelled rows of each part, for plots.
     """
 
@@ -45,7 +46,7 @@ class Evaluation(pl.Callback):
         self.k = tuple(sorted({*k, 10}))
         self.metrics: dict[str, dict[str, float]] = {}
         self.rows: dict[str, tuple[Tensor, Tensor]] = {}
-        self.threshold = 0.5
+        self.threshold = 0.0
         self._pending: dict[int, list[tuple[Tensor, Tensor]]] = {}
         self._ranked: dict[int, list[dict[str, Tensor]]] = {}
 
@@ -64,7 +65,7 @@ class Evaluation(pl.Callback):
         batch_idx: int,  # noqa: ARG002
         dataloader_idx: int = 0,
     ) -> None:
-        """Keep scores and labels; rank a user as soon as all of the catalogue is scored for it."""
+        """Keep logits and labels; rank a user as soon as all of the catalogue is scored for it."""
         pending = self._pending.setdefault(dataloader_idx, [])
         pending.append((outputs.detach().float().cpu(), batch.label_B.cpu()))
         dataset = self._dataset(trainer, dataloader_idx)
@@ -98,16 +99,16 @@ class Evaluation(pl.Callback):
         self._ranked.setdefault(index, []).append(ranking_metrics(hit_QI, self.k))
         return [(score[whole:], label[whole:])] if whole < count else []
 
-    def _finish(self, trainer: pl.Trainer, pl_module: pl.LightningModule, part: str) -> None:
+    def _finish(self, trainer: pl.Trainer, pl_module: Any, part: str) -> None:
         if trainer.sanity_checking:
             return
         found: dict[str, float] = {}
         for index in sorted({*self._pending, *self._ranked}):
-            dataset = self._dataset(trainer, index)
-            if isinstance(dataset, Candidates):
+            if isinstance(self._dataset(trainer, index), Candidates):
+                assert not self._pending[index], "every process scores whole queries"
                 found |= self._ranking(index)
             else:
-                found |= self._labelled(dataset, index, part)
+                found |= self._labelled(pl_module, index, part)
         self.metrics[part] = found
         pl_module.log_dict({f"{part}/{name}": value for name, value in found.items()})
 
@@ -117,17 +118,17 @@ class Evaluation(pl.Callback):
             return {}
         return {name: float(torch.cat([b[name] for b in blocks]).mean()) for name in blocks[0]}
 
-    def _labelled(self, rows: Rows, index: int, part: str) -> dict[str, float]:
+    def _labelled(self, model: Recommender, index: int, part: str) -> dict[str, float]:
         pairs = [pair for rank in _gather(self._pending[index]) for pair in rank]
-        score_B, label_B = (torch.cat([pair[n] for pair in pairs]) for n in (0, 1))
+        logit_B, label_B = (torch.cat([pair[n] for pair in pairs]) for n in (0, 1))
+        score_B = model.to_score(logit_B)
         self.rows[part] = (score_B, label_B)
-        if rows.store.schema.label.kind == "rating":
+        if model.schema.label.kind == "rating":
             return {"rmse": rmse(score_B, label_B), "mae": mae(score_B, label_B)}
         if part == "valid":
-            self.threshold = best_threshold(score_B, label_B)
-        metrics = {"auc": auc(score_B, label_B) if 0 < label_B.mean() < 1 else math.nan}
-        metrics["logloss"] = logloss(score_B, label_B)
-        return metrics | precision_recall_f1(score_B, label_B, self.threshold)
+            self.threshold = best_threshold(logit_B, label_B)
+        metrics = {"auc": auc(logit_B, label_B), "logloss": logloss(score_B, label_B)}
+        return metrics | precision_recall_f1(logit_B, label_B, self.threshold)
 
 
 def _gather(mine: list[Any]) -> list[list[Any]]:

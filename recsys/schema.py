@@ -19,6 +19,7 @@ from recsys.declare import declare, nearest
 Role = Literal["user", "item", "scene"]
 ROLES: tuple[Role, ...] = ("user", "item", "scene")
 PADDING = 0
+HISTORY = "history."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +53,11 @@ class Column:
     length: int = 8
 
     def __post_init__(self) -> None:
+        if "/" in self.name or self.name.startswith(HISTORY) or self.name in ("ids", "numbers", "score"):
+            raise ValueError(
+                f"column {self.name!r}: names must not hold '/', begin with {HISTORY!r} or be ids, numbers or score; "
+                "give it another name by the table's `rename`."
+            )
         if self.min_count < 1:
             raise ValueError(f"column {self.name!r}: `min_count` must be at least 1, got {self.min_count}.")
         if self.length < 1:
@@ -142,7 +148,8 @@ class FeatureSchema:
     """The columns of a dataset and, once fitted, their places in the shared embedding table.
 
     `sizes` maps each field and tags column to its number of rows, the unseen row included (1 until fitted).
-    `label_mean` is the mean training label, the starting point of every model's bias.
+    `label_mean` is the mean training label (with negatives counted in), the starting point of every model's bias.
+    `encoders` is a hash of the fitted encoders: two schemas are equal only if they number all values alike.
 
     >>> schema = FeatureSchema.parse({
     ...     "user": "shopper", "item": "sku", "label": {"kind": "binary", "column": "bought"},
@@ -161,6 +168,7 @@ class FeatureSchema:
     history: History | None = None
     sizes: dict[str, int] = field(default_factory=dict)
     label_mean: float = 0.5
+    encoders: str = ""
 
     def __post_init__(self) -> None:
         if self.user == self.item:
@@ -171,6 +179,8 @@ class FeatureSchema:
             column = next((c for c in self.columns if c.name == key), None)
             if column and (column.role, column.kind) != (role, "category"):
                 raise ValueError(f"column {key!r} is the {role} key: its role is {role} and its kind category.")
+        if not self.fields:
+            raise ValueError("`columns` must declare at least one category column (or a number with `buckets`).")
         if any(c.part for c in self.columns) and self.time is None:
             raise ValueError("columns with a time `part` need `time: {column: ...}`.")
         for name in self.history.columns if self.history else ():
@@ -246,11 +256,11 @@ class FeatureSchema:
         """Rows of the shared embedding table, padding included."""
         return PADDING + 1 + sum(self.size(c.name) for c in (*self.fields, *self.tags))
 
-    def fitted(self, *, sizes: Mapping[str, int], label_mean: float) -> "FeatureSchema":
-        """This schema with the table sizes and the label mean learned from the training rows."""
-        return dataclasses.replace(self, sizes=dict(sizes), label_mean=label_mean)
+    def fitted(self, *, sizes: Mapping[str, int], label_mean: float, encoders: str) -> "FeatureSchema":
+        """This schema with the table sizes, the label mean and the encoders' hash learned from the training rows."""
+        return dataclasses.replace(self, sizes=dict(sizes), label_mean=label_mean, encoders=encoders)
 
 
 def history_name(column: str) -> str:
     """The key of a history column in `Batch.lists`."""
-    return f"history.{column}"
+    return HISTORY + column

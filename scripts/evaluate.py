@@ -36,6 +36,7 @@ def evaluate_checkpoint(cfg: DictConfig) -> None:
     best = best_possible(data, TEST)
     Console(highlight=False).print(metrics_table(f"{type(model).__name__} on {data.spec.name}", metrics, best))
     if cfg.output:
+        Path(cfg.output).parent.mkdir(parents=True, exist_ok=True)
         write_json(Path(cfg.output), {**metrics, "best_possible": best, "config": OmegaConf.to_container(trained)})
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
@@ -46,10 +47,13 @@ def train(cfg: DictConfig) -> float | None:
     trainer.fit(model, datamodule=data)
 
     checkpoint: Any = trainer.checkpoint_callback
+    if not checkpoint.best_model_path:
+        raise ValueError("training ended before the first validation; give `trainer.max_epochs` at least 1.")
+    curves = read_curves(folder / "log" / "metrics.csv")
     model = load_model(checkpoint.best_model_path)
     metrics = evaluate(trainer, model, data)
     if trainer.is_global_zero:
-        report(cfg, folder, metrics, data, trainer, console)
+        report(cfg, folder, metrics, curves, data, trainer, console)
         if cfg.export:
             difference = export_graph(model, folder / "model.onnx")
             size = (folder / "model.onnx").stat().st_size / 2**20
@@ -64,12 +68,15 @@ def summary(data: DataModule, model: Recommender, trainer: pl.Trainer) -> str:
     parts = [int((store.part_E == part).sum()) for part in range(3)]
     weights = sum(p.numel() for p in model.parameters())
     device = trainer.strategy.root_device
+    tuned = HydraConfig.get().runtime.choices.get("tuned")
+    objective = type(model.objective).__name__
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
     return "\n".join(
         (
             f"data    {data.spec.name}: {store.users:,} users, {store.items:,} items; events {parts[0]:,} train, "
             f"{parts[1]:,} valid, {parts[2]:,} test; mean label {schema.label_mean:.3f}",
-            f"model   {type(model).__name__}: {weights:,} weights, {schema.rows:,} table rows",
+            f"model   {type(model).__name__}: {weights:,} weights, {schema.rows:,} table rows; objective {objective}"
+            + (f"; settings of configs/tuned/{tuned}.yaml" if tuned else ""),
             f"device  {device.type} ({name}), {trainer.world_size} process(es), precision {trainer.precision}",
         )
     )
@@ -79,6 +86,7 @@ def report(
     cfg: DictConfig,
     folder: Path,
     metrics: dict[str, dict[str, float]],
+    curves: dict[str, list[tuple[int, float]]],
     data: DataModule,
     trainer: pl.Trainer,
     console: Console,
@@ -95,7 +103,7 @@ def report(
     }
     write_json(folder / "metrics.json", content)
     checkpoint: Any = trainer.checkpoint_callback
-    plot_curves(read_curves(folder / "log" / "metrics.csv"), checkpoint.monitor, folder / "plots" / "curves.png")
+    plot_curves(curves, checkpoint.monitor, folder / "plots" / "curves.png")
     evaluation = next(c for c in trainer.callbacks if isinstance(c, Evaluation))
     if "test" in evaluation.rows and data.schema.label.kind != "rating":
         plot_roc(*evaluation.rows["test"], f"{data.spec.name}: test rows", folder / "plots" / "roc.png")

@@ -154,3 +154,22 @@ def test_monitor_names():
     assert monitor_of("implicit", None) == ("valid/ndcg@10", "max")
     with pytest.raises(ValueError, match="did you mean 'auc'"):
         monitor_of("binary", "acu")
+
+
+def test_implicit_bias_starts_at_the_share_of_positives(tiny, tmp_path):
+    """Bug: all implicit labels are 1, so the bias started at +13.8 and every probability was 1: nothing but ties."""
+    tiny |= {"label": {"kind": "implicit", "negatives": 4}, "split": {"by": "leave_one_out"}}
+    model = Constant(opened(tiny, tmp_path).schema)
+    assert model.bias.sigmoid().item() == pytest.approx(1 / (1 + 4))
+
+
+def test_saturated_probabilities_do_not_tie(tiny, tmp_path):
+    class Confident(ByIds):
+        def forward(self, batch: Batch) -> torch.Tensor:
+            return super().forward(batch) + 40
+
+    data = opened(tiny, tmp_path)
+    assert Confident(data.schema).score(data.test_dataloader()[0].dataset[np.arange(9)]).unique().tolist() == [1.0]
+    sure, plain = scored(Confident, data)["test"], scored(ByIds, data)["test"]
+    assert sure["auc"] == pytest.approx(plain["auc"], abs=1e-3)
+    assert sure["ndcg@10"] == pytest.approx(plain["ndcg@10"], abs=1e-3)

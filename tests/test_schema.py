@@ -62,7 +62,7 @@ def test_json_round_trip_and_fingerprint():
 def test_fitted_changes_nothing_else():
     declared = FeatureSchema.parse(changed(sizes={}))
     assert declared.rows == 1 + 5  # padding, and the unseen row of five columns
-    fitted = declared.fitted(sizes=BASE["sizes"], label_mean=0.5)
+    fitted = declared.fitted(sizes=BASE["sizes"], label_mean=0.5, encoders="")
     assert fitted == FeatureSchema.parse(BASE)
     with pytest.raises(FrozenInstanceError):
         fitted.user = "x"
@@ -119,3 +119,15 @@ def test_a_number_in_buckets_is_a_field():
     assert Column(name="age", role="user", kind="number", buckets=2).is_field
     assert not Column(name="age", role="user", kind="number").is_field
     assert History(columns=("item",)).length == 50
+
+
+@pytest.mark.parametrize("name", ["ids", "numbers", "score", "a/b", "history.item"])
+def test_names_that_would_clash_later_are_refused_at_once(name):
+    with pytest.raises(ValueError, match="give it another name by the table's `rename`"):
+        Column(name=name, role="item", kind="tags")
+
+
+def test_a_schema_without_any_field_is_refused():
+    columns = {"price": {"role": "item", "kind": "number"}}
+    with pytest.raises(ValueError, match="at least one category column"):
+        FeatureSchema.parse({"user": "u", "item": "i", "label": {"kind": "binary", "column": "y"}, "columns": columns})

@@ -112,47 +112,38 @@ class Rows(Dataset[Batch]):
         return make_batch(store, store.user_E[row_B], store.item_E[row_B], row_B, store.label_E[row_B])
 
 
-class RowsWithNegatives(Rows):
-    """Training events of implicit data; each positive is followed by its freshly drawn negatives.
+class TrainRows(Rows):
+    """Training events; for implicit data, each positive is followed by its freshly drawn negatives.
 
-    Indexed by (positions, key); the key seeds the draw, so every epoch and step has its own.
+    Indexed by (positions, key) as `Shuffled` yields them; the key seeds the draw, so every step of every epoch has
+    its own. With negatives a batch has B * (1 + negatives) rows, the positive first in each group.
     """
 
-    def __init__(self, store: Store, part: int = TRAIN) -> None:
-        super().__init__(store, part)
-        self.negatives = store.schema.label.negatives
-        users, items = store.user_E[self.rows], store.item_E[self.rows]
-        self.sampler = NegativeSampler(users, items, users=store.users)
-        usable = self.sampler.has_negatives_U[users]
+    def __init__(self, store: Store) -> None:
+        super().__init__(store, TRAIN)
+        self._sampler = self._make_sampler() if store.schema.label.kind == "implicit" else None
+
+    def _make_sampler(self) -> NegativeSampler:
+        users, items = self.store.user_E[self.rows], self.store.item_E[self.rows]
+        sampler = NegativeSampler(users, items, users=self.store.users)
+        usable = sampler.has_negatives_U[users]
         if not usable.all():
             log.warning("%d training rows left out: their users took every item", int((~usable).sum()))
             self.rows = self.rows[usable]
+        return sampler
 
-    def draw(self, index_B: np.ndarray, key: tuple[int, ...]) -> Batch:
-        """A batch of B * (1 + negatives) rows: the positive first in each group."""
-        group = 1 + self.negatives
+    def __getitem__(self, draw: tuple[np.ndarray, tuple[int, ...]]) -> Batch:  # type: ignore[override]
+        index_B, key = draw
+        if self._sampler is None:
+            return super().__getitem__(index_B)
+        group = 1 + self.store.schema.label.negatives
         row_B = np.repeat(self.rows[index_B], group)
         user_B = self.store.user_E[row_B]
-        item_B = self.sampler.sample(user_B, np.random.default_rng(key))
+        item_B = self._sampler.sample(user_B, np.random.default_rng(key))
         item_B[::group] = self.store.item_E[row_B[::group]]
         label_B = np.zeros(len(row_B), dtype="float32")
         label_B[::group] = 1.0
         return make_batch(self.store, user_B, item_B, row_B, label_B)
-
-
-class TrainRows(Dataset[Batch]):
-    """Training batches, drawn by (positions, key) as `Shuffled` yields them."""
-
-    def __init__(self, store: Store) -> None:
-        implicit = store.schema.label.kind == "implicit"
-        self.rows: Rows = RowsWithNegatives(store) if implicit else Rows(store, TRAIN)
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, draw: tuple[np.ndarray, tuple[int, ...]]) -> Batch:
-        index_B, key = draw
-        return self.rows.draw(index_B, key) if isinstance(self.rows, RowsWithNegatives) else self.rows[index_B]
 
 
 class Candidates(Dataset[Batch]):
@@ -195,7 +186,8 @@ def _member(keys: np.ndarray, known: np.ndarray) -> np.ndarray:
 class Shuffled(Sampler[tuple[np.ndarray, tuple[int, ...]]]):
     """A fresh permutation each epoch, cut into batches; `rank` of `world` takes its share of every global batch.
 
-    All ranks take the same number of steps; with several ranks a last global batch too small to share is left out.
+    All ranks take the same number of steps. A last batch with fewer than two rows per rank is left out of the epoch:
+    batch norm cannot use it, and the next epoch shuffles anew.
     """
 
     def __init__(self, count: int, batch_size: int, *, seed: int, rank: int = 0, world: int = 1) -> None:
@@ -208,7 +200,7 @@ class Shuffled(Sampler[tuple[np.ndarray, tuple[int, ...]]]):
 
     def __len__(self) -> int:
         whole, rest = divmod(self.count, self.batch_size * self.world)
-        return whole + (rest >= self.world)
+        return whole + (rest >= (2 if whole else 1) * self.world)
 
     def __iter__(self) -> Iterator[tuple[np.ndarray, tuple[int, ...]]]:
         order = np.random.default_rng((self.seed, self.epoch)).permutation(self.count)
@@ -219,11 +211,15 @@ class Shuffled(Sampler[tuple[np.ndarray, tuple[int, ...]]]):
 
 
 class InOrder(Sampler[np.ndarray]):
-    """Every position exactly once, in order; each rank takes one contiguous share and as many steps as the others."""
+    """Every position exactly once, in order; each rank takes one contiguous share and as many steps as the others.
 
-    def __init__(self, count: int, batch_size: int, *, rank: int = 0, world: int = 1) -> None:
-        self.start, self.stop = (count * r // world for r in (rank, rank + 1))
-        self.steps = -(-(-(-count // world)) // batch_size)
+    Shares are cut between units of `unit` positions (the candidates of one query stay together).
+    """
+
+    def __init__(self, count: int, batch_size: int, *, unit: int = 1, rank: int = 0, world: int = 1) -> None:
+        units = count // unit
+        self.start, self.stop = (units * r // world * unit for r in (rank, rank + 1))
+        self.steps = -(-(-(-units // world) * unit) // batch_size)
 
     def __len__(self) -> int:
         return self.steps

@@ -3,6 +3,7 @@
 Every encoder is a summary of what it saw, so two fits on two parts of the rows merge into the fit on all of them.
 """
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -158,7 +159,7 @@ def _shape(values: np.ndarray, log1p: bool, clip: tuple[float, float] | None) ->
 class Buckets:
     """Quantile buckets of a number column: ids 1 to `buckets`, missing values 0.
 
-    The summary counts values rounded to three significant digits: bounded in size, exact to merge, and the
+    The summary counts values rounded to five significant digits: bounded in size, exact to merge, and the
     boundaries are numbers a person can read. Equal quantiles fold into one bucket.
 
     >>> Buckets.fit(np.array([1.0, 2.0, 3.0, 4.0]), buckets=2).encode(np.array([0.0, 2.5, 3.0, np.nan])).tolist()
@@ -183,7 +184,7 @@ class Buckets:
         shaped = _shape(values, False, clip)
         weight = np.ones(len(values), dtype="int64") if weight is None else weight
         known = np.isfinite(shaped) & (weight > 0)
-        unique, codes = np.unique(_three_digits(shaped[known]), return_inverse=True)
+        unique, codes = np.unique(_five_digits(shaped[known]), return_inverse=True)
         counts = np.bincount(codes, weight[known], minlength=len(unique)).astype("int64")
         return cls(values=unique.tolist(), counts=counts.tolist(), buckets=buckets, clip=clip)
 
@@ -215,10 +216,10 @@ class Buckets:
         return np.where(np.isfinite(shaped), ids, UNSEEN)
 
 
-def _three_digits(values: np.ndarray) -> np.ndarray:
-    """Round to three significant digits: the double nearest to the decimal number, so that a second call is idle."""
+def _five_digits(values: np.ndarray) -> np.ndarray:
+    """Round to five significant digits: the double nearest to the decimal number, so that a second call is idle."""
     magnitude = np.floor(np.log10(np.abs(values), where=values != 0, out=np.zeros_like(values))).astype("int64")
-    shift = 2 - magnitude
+    shift = 4 - magnitude
     up, down = _POWERS[np.clip(shift, 0, 300)], _POWERS[np.clip(-shift, 0, 300)]
     return np.round(values * up / down) / up * down
 
@@ -290,6 +291,11 @@ class Encoders:
             values = {key: value for key, value in options.items() if key != "encoder"}
             columns[name] = declare(kind, values, f"encoders.{name}")
         return cls(columns=columns)
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of everything in the encoders."""
+        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:16]
 
     def save(self, path: Path) -> None:
         """Write JSON, one column per line."""

@@ -11,8 +11,8 @@ from recsys.data.events import Events
 class Histories:
     """All histories at once: the history of event e is `item_H[start_E[e]:stop_E[e]]`, oldest first.
 
-    `item_H` holds item positions, grouped by user and ordered; a user's items stand there once, however many
-    events refer to them.
+    `item_H` holds item positions, grouped by user and ordered. A user's items stand there once, however many events
+    refer to them; once per part where the parts overlap in time.
     """
 
     item_H: np.ndarray
@@ -31,6 +31,9 @@ def build_histories(events: Events, part_E: np.ndarray, positive_E: np.ndarray, 
     if events.past is not None:
         past = events.past
         return _before(past.user_P, past.item_P, past.order_P, events.user_E, events.order_E, length)
+    if _parts_follow(events.order_E, part_E):
+        user_P, item_P, order_P = (a[positive_E] for a in (events.user_E, events.item_E, events.order_E))
+        return _before(user_P, item_P, order_P, events.user_E, events.order_E, length)
     start_E = np.zeros(len(part_E), dtype="int64")
     stop_E = np.zeros(len(part_E), dtype="int64")
     item_parts: list[np.ndarray] = []
@@ -50,6 +53,14 @@ def build_histories(events: Events, part_E: np.ndarray, positive_E: np.ndarray, 
         item_parts.append(found.item_H)
         base += len(found.item_H)
     return Histories(item_H=np.concatenate(item_parts), start_E=start_E, stop_E=stop_E)
+
+
+def _parts_follow(order_E: np.ndarray, part_E: np.ndarray) -> bool:
+    """Whether no event of a later part comes before one of an earlier part, as after a split by time."""
+    parts = np.unique(part_E)
+    first = [order_E[part_E == part].min() for part in parts[1:]]
+    last = [order_E[part_E == part].max() for part in parts[:-1]]
+    return all(a <= b for a, b in zip(last, first, strict=True))
 
 
 def _before(

@@ -5,6 +5,7 @@ import hashlib
 import json
 import logging
 import os
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from recsys.data.batches import Batch, Candidates, InOrder, Rows, Shuffled, TrainRows
 from recsys.data.events import load_events
 from recsys.data.split import TEST, VALID, Split, split_events
-from recsys.data.store import META, VERSION, Store, open_store, write_store
+from recsys.data.store import VERSION, Store, open_store, write_store
 from recsys.data.tables import SPLIT_COLUMN, TableSet, check_files
 from recsys.declare import declare
 from recsys.schema import FeatureSchema
@@ -101,12 +102,22 @@ class DataModule(pl.LightningDataModule):
         if self._generate and not all(f.exists() for t in spec.tables.present().values() for f in t.files):
             self._generate()
         check_files(spec.tables, spec.about)
-        if (self.folder / META).exists():
+        if self.folder.exists() and self._reusable():
             log.info("reusing the encoded store %s", self.folder)
             return
         log.info("encoding %s into %s", spec.name, self.folder)
         events = load_events(spec.tables, spec.schema, spec.split_column)
         write_store(self.folder, spec.schema, events, split_events(spec.split, events))
+
+    def _reusable(self) -> bool:
+        """Whether the store opens; a damaged one is removed."""
+        try:
+            open_store(self.folder)
+        except (OSError, ValueError, KeyError, EOFError) as error:
+            log.warning("the store %s is damaged and is built again (%s)", self.folder, error)
+            shutil.rmtree(self.folder)
+            return False
+        return True
 
     @cached_property
     def folder(self) -> Path:
@@ -138,8 +149,12 @@ class DataModule(pl.LightningDataModule):
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """What training is judged by: the labelled validation rows, or their full ranking for implicit data."""
-        implicit = self.schema.label.kind == "implicit"
-        return self._evaluation(Candidates(self.store, VALID) if implicit else Rows(self.store, VALID))
+        if self.schema.label.kind != "implicit":
+            return self._evaluation(Rows(self.store, VALID))
+        candidates = Candidates(self.store, VALID)
+        if not len(candidates):
+            raise ValueError("no validation user meets an item for the first time, so there is nothing to rank by.")
+        return self._evaluation(candidates)
 
     def test_dataloader(self) -> list[DataLoader[Batch]]:
         """The labelled test rows and the full ranking of test users, as far as the label allows each."""
@@ -151,7 +166,8 @@ class DataModule(pl.LightningDataModule):
 
     def _evaluation(self, dataset: Rows | Candidates) -> DataLoader[Batch]:
         rank, world = self._place()
-        return self._loader(dataset, InOrder(len(dataset), self.eval_batch_size, rank=rank, world=world))
+        unit = dataset.items if isinstance(dataset, Candidates) else 1
+        return self._loader(dataset, InOrder(len(dataset), self.eval_batch_size, unit=unit, rank=rank, world=world))
 
     def _place(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)

@@ -19,6 +19,7 @@ from recsys.data.encoders import Encoders, fit_encoder
 from recsys.data.events import Events
 from recsys.data.history import build_histories
 from recsys.data.split import TRAIN
+from recsys.data.tables import SPLITS
 from recsys.schema import PADDING, ROLES, FeatureSchema, Role
 
 log = logging.getLogger(__name__)
@@ -116,10 +117,13 @@ def encode_side(schema: FeatureSchema, encoders: Encoders, frame: pd.DataFrame, 
 
 def write_store(folder: Path, schema: FeatureSchema, events: Events, part_E: np.ndarray) -> None:
     """Fit the encoders, encode everything and write the store to `folder`, which appears whole or not at all."""
+    _refuse_one_label(schema, events.label_E, part_E)
     encoders = fit_encoders(schema, events, part_E)
-    _refuse_one_label(schema, events.label_E[part_E == TRAIN])
-    mean = float(events.label_E[part_E == TRAIN].mean(dtype="float64"))
-    schema = schema.fitted(sizes=encoders.sizes(), label_mean=mean)
+    schema = schema.fitted(
+        sizes=encoders.sizes(),
+        label_mean=_label_mean(schema, events.label_E[part_E == TRAIN]),
+        encoders=encoders.fingerprint,
+    )
     arrays = {
         "user_E": events.user_E,
         "item_E": events.item_E,
@@ -148,12 +152,24 @@ def write_store(folder: Path, schema: FeatureSchema, events: Events, part_E: np.
     write_atomically(folder, write)
 
 
-def _refuse_one_label(schema: FeatureSchema, label_T: np.ndarray) -> None:
-    if schema.label.kind != "implicit" and (label_T == label_T[0]).all():
-        raise ValueError(
-            f"all {len(label_T)} training labels are {label_T[0]:g} (label column {schema.label.column!r}), so "
-            "there is nothing to learn; check `label.column`, `label.positive_from` and the split."
-        )
+def _label_mean(schema: FeatureSchema, label_T: np.ndarray) -> float:
+    """The mean training label; for implicit data the share of positives among the rows that training draws."""
+    if schema.label.kind == "implicit":
+        return 1 / (1 + schema.label.negatives)
+    return float(label_T.mean(dtype="float64"))
+
+
+def _refuse_one_label(schema: FeatureSchema, label_E: np.ndarray, part_E: np.ndarray) -> None:
+    """Without two kinds of labels there is nothing to learn, and no AUC to watch or to report."""
+    if schema.label.kind == "implicit":
+        return
+    for part, name in enumerate(SPLITS[:1] if schema.label.kind == "rating" else SPLITS):
+        label = label_E[part_E == part]
+        if (label == label[0]).all():
+            raise ValueError(
+                f"all {len(label)} {name} labels are {label[0]:g} (label column {schema.label.column!r}): nothing "
+                "could be learned or judged; check `label.column`, `label.positive_from` and the split."
+            )
 
 
 def write_atomically(folder: Path, write: Callable[[Path], None]) -> None:

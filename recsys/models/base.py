@@ -88,7 +88,10 @@ class Recommender(pl.LightningModule):
 
     def score(self, batch: Batch) -> Tensor:
         """Probabilities, or ratings inside `label.range`, float32 (B,)."""
-        logit_B = self(batch).float()
+        return self.to_score(self(batch).float())
+
+    def to_score(self, logit_B: Tensor) -> Tensor:
+        """Logits as probabilities; ratings held inside `label.range`."""
         label = self.schema.label
         if label.kind != "rating":
             return logit_B.sigmoid()
@@ -110,20 +113,35 @@ class Recommender(pl.LightningModule):
         return total
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Tensor:  # noqa: ARG002
-        """Scores (B,), in float32 whatever the training precision, for the evaluation to collect."""
-        return self._score_exactly(batch)
-
-    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Tensor:  # noqa: ARG002
-        """Scores (B,), in float32 whatever the training precision, for the evaluation to collect."""
-        return self._score_exactly(batch)
-
-    def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Tensor:  # noqa: ARG002
-        """Scores (B,), in float32 whatever the training precision."""
-        return self._score_exactly(batch)
-
-    def _score_exactly(self, batch: Batch) -> Tensor:
+        """Logits (B,) for the evaluation to collect, in float32 whatever the training precision."""
         with torch.autocast(self.device.type, enabled=False):
-            return self.score(batch)
+            return self(batch).float()
+
+    test_step = validation_step
+
+    def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
+        """Scores (B,), in float32 whatever the training precision."""
+        return self.to_score(self.validation_step(batch, batch_idx, dataloader_idx))
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Lightning's clipping; by norm also where gradients are sparse, which torch cannot clip itself."""
+        gradients = [p.grad for p in self.parameters() if p.grad is not None]
+        if not gradient_clip_val or not any(g.is_sparse for g in gradients):
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+            return
+        for parameter in self.parameters():
+            if parameter.grad is not None and parameter.grad.is_sparse:
+                parameter.grad = parameter.grad.coalesce()
+        values = [p.grad.values() if p.grad.is_sparse else p.grad for p in self.parameters() if p.grad is not None]
+        norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(v) for v in values]))
+        factor = (gradient_clip_val / (norm + 1e-6)).clamp(max=1.0)
+        for value in values:
+            value.mul_(factor)
 
     def configure_optimizers(self) -> Any:
         """The optimizer and its schedule, stepped every batch."""
@@ -154,18 +172,29 @@ def learning_rate_factor(schedule: Schedule, warmup: float, step: int, steps: in
     return max(0.0, left) if schedule == "linear" else 0.5 - 0.5 * math.cos(math.pi * min(1.0, max(0.0, left)))
 
 
-def load_model(path: str | Path) -> Recommender:
-    """The model of a checkpoint, in evaluation mode on the CPU; nothing in the file is executed.
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """The content of a checkpoint of this package; nothing in the file is executed.
 
-    Raises FileNotFoundError, or ValueError when the file is no checkpoint of a recommender of this package.
+    Raises FileNotFoundError, or ValueError when the file is damaged or something else.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"there is no checkpoint {str(path)!r}.")
     try:
-        name = torch.load(path, map_location="cpu", weights_only=True)[CLASS_KEY]
+        content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"{str(path)!r} is not a checkpoint of this package: {reason}") from None
+        raise ValueError(f"{str(path)!r} is not a checkpoint, or is damaged or incomplete: {reason}") from None
+    if not isinstance(content, dict) or CLASS_KEY not in content:
+        raise ValueError(f"{str(path)!r} is not a checkpoint of this package.")
+    return content
+
+
+def load_model(path: str | Path) -> Recommender:
+    """The model of a checkpoint, in evaluation mode on the CPU.
+
+    Raises FileNotFoundError, or ValueError when the file holds no Recommender.
+    """
+    name = read_checkpoint(path)[CLASS_KEY]
     module, _, class_name = name.rpartition(".")
     cls = getattr(importlib.import_module(module), class_name, None)
     if not (isinstance(cls, type) and issubclass(cls, Recommender)):

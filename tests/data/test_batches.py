@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recsys.data.batches import EXCLUDED, Candidates, InOrder, Rows, RowsWithNegatives, Shuffled, TrainRows
+from recsys.data.batches import EXCLUDED, Candidates, InOrder, Rows, Shuffled, TrainRows
 from recsys.data.module import DataModule, DataSpec
 from recsys.data.split import TEST, TRAIN, VALID
 from recsys.data.store import Store
@@ -75,9 +75,9 @@ def test_shuffled_gives_every_rank_its_share_of_a_fresh_permutation(count, size,
             sampler.set_epoch(epoch)
         drawn = [[rows for rows, _ in sampler] for sampler in ranks]
         assert all(len(d) == len(s) for d, s in zip(drawn, ranks, strict=True))
-        assert all(0 < len(rows) <= size for d in drawn for rows in d)
+        assert all(min(2, size, count // world) <= len(rows) <= size for d in drawn for rows in d)
         every = np.concatenate([rows for d in drawn for rows in d] or [np.empty(0, int)])
-        assert len(np.unique(every)) == len(every) >= count - (world - 1)
+        assert len(np.unique(every)) == len(every) >= min(count - count % world, count - 2 * world + 1)
         epochs.append(every)
     if count > 20 and len(epochs[0]) > 20:
         assert not np.array_equal(*epochs)
@@ -86,12 +86,14 @@ def test_shuffled_gives_every_rank_its_share_of_a_fresh_permutation(count, size,
 
 
 @settings(max_examples=50, deadline=None)
-@given(count=st.integers(0, 60), size=st.integers(1, 9), world=st.integers(1, 3))
-def test_in_order_covers_every_position_once_in_equal_steps(count, size, world):
-    ranks = [InOrder(count, size, rank=r, world=world) for r in range(world)]
+@given(units=st.integers(0, 60), unit=st.integers(1, 5), size=st.integers(1, 9), world=st.integers(1, 3))
+def test_in_order_covers_every_position_once_in_equal_steps_and_whole_units(units, unit, size, world):
+    ranks = [InOrder(units * unit, size, unit=unit, rank=r, world=world) for r in range(world)]
     steps = [list(sampler) for sampler in ranks]
     assert len({len(s) for s in steps}) == 1
-    assert np.concatenate([np.empty(0, int), *(rows for s in steps for rows in s)]).tolist() == list(range(count))
+    shares = [np.concatenate([np.empty(0, int), *s]) for s in steps]
+    assert all(len(share) % unit == 0 for share in shares)
+    assert np.concatenate(shares).tolist() == list(range(units * unit))
     assert all(len(rows) <= size for s in steps for rows in s)
 
 
@@ -104,9 +106,9 @@ def tiny_implicit(tiny: dict, tmp_path: Path) -> dict:
 
 def test_negatives_follow_their_positive_and_bring_their_own_attributes(tiny_implicit, tmp_path):
     store = opened(tiny_implicit, tmp_path)
-    rows = RowsWithNegatives(store)
+    rows = TrainRows(store)
     index_B = np.arange(20)
-    batch = rows.draw(index_B, (0, 0))
+    batch = rows[index_B, (0, 0)]
     assert len(batch) == 20 * 4
     assert batch.label_B.view(-1, 4).tolist() == [[1.0, 0.0, 0.0, 0.0]] * 20
     sku, shelf = 2, 3
@@ -122,7 +124,7 @@ def test_negatives_follow_their_positive_and_bring_their_own_attributes(tiny_imp
 def test_negatives_are_fresh_each_epoch_and_repeatable(tiny_implicit, tmp_path):
     train = TrainRows(opened(tiny_implicit, tmp_path))
     index_B = np.arange(50)
-    first, again, later = (train[(index_B, key)].ids_BF for key in ((0, 0, 0, 0), (0, 0, 0, 0), (0, 1, 0, 0)))
+    first, again, later = (train[index_B, key].ids_BF for key in ((0, 0, 0, 0), (0, 0, 0, 0), (0, 1, 0, 0)))
     assert torch.equal(first, again)
     assert not torch.equal(first, later)
 
@@ -132,7 +134,7 @@ def test_users_who_took_everything_are_left_out_with_a_warning(tiny_implicit, tm
     glutton = pd.DataFrame({"shopper": "p0", "sku": range(100, 112), "when": 0, "bought": 1, "device": "desk"})
     pd.concat([glutton, visits]).to_csv(tmp_path / "visits.csv", index=False)
     store = opened(tiny_implicit, tmp_path)
-    rows = RowsWithNegatives(store)
+    rows = TrainRows(store)
     assert not (store.user_E[rows.rows] == store.user_E[0]).any()
     assert (
         f"{int((store.user_E[Rows(store, TRAIN).rows] == store.user_E[0]).sum())} training rows left out" in caplog.text

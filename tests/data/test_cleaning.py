@@ -68,7 +68,7 @@ def test_rows_that_differ_only_in_tags_are_no_duplicates(tmp_path):
     path = tmp_path / "b.parquet"
     tags = [["a"], ["a", "b"], None, ["a"]]
     pq.write_table(pa.table({"user": [1] * 4, "item": [2] * 4, "label": [1] * 4, "tags": tags}), path)
-    columns = {"tags": {"role": "scene", "kind": "tags"}}
+    columns = {"tags": {"role": "scene", "kind": "tags"}, "item": {"role": "item", "kind": "category"}}
     schema = {"user": "user", "item": "item", "columns": columns, "label": {"kind": "binary", "column": "label"}}
     events = load_events(declare(TableSet, {"behaviour": {"path": str(path)}}, "tables"), FeatureSchema.parse(schema))
     assert entries(events, "dropped") == {("behaviour", "(all columns read)", "duplicate row"): 1}

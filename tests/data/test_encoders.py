@@ -132,10 +132,10 @@ def test_buckets_of_missing_extreme_and_tiny_values():
 
 @brute_force
 @given(st.one_of(st.floats(1e-200, 1e200), st.floats(-1e200, -1e-200)))
-def test_summaries_hold_three_digits(value):
+def test_summaries_hold_five_digits(value):
     [rounded] = Buckets.fit(np.array([value]), buckets=2).values
-    assert rounded == pytest.approx(value, rel=0.5 / 100 * 1.0001)
-    assert rounded == pytest.approx(float(f"{rounded:.3g}"), rel=1e-14)
+    assert rounded == pytest.approx(value, rel=0.5 / 10_000 * 1.0001)
+    assert rounded == pytest.approx(float(f"{rounded:.5g}"), rel=1e-14)
     assert Buckets.fit(np.array([rounded]), buckets=2).values == [rounded]
 
 
@@ -201,3 +201,10 @@ def test_ids_and_numbers_by_name():
     )
     assert encoders.encode_ids("c", pd.Series(["a", "b"])).tolist() == [1, 0]
     assert encoders.encode_ids("b", pd.Series([0.0, 5.0, None])).tolist() == [1, 2, 0]
+
+
+def test_years_fall_into_true_quantiles():
+    """Bug: values were counted at three digits, so buckets of years could only be decades."""
+    years = np.arange(1990.0, 2000.0)
+    encoder = Buckets.fit(years, buckets=5)
+    assert encoder.boundaries.tolist() == [1992, 1994, 1996, 1998]

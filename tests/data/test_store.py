@@ -62,7 +62,7 @@ def test_a_failed_preparation_leaves_nothing(tiny, tmp_path):
     cache = tmp_path / "cache"
     visits = pd.read_csv(tmp_path / "visits.csv").assign(bought=1)
     visits.to_csv(tmp_path / "visits.csv", index=False)
-    with pytest.raises(ValueError, match=r"all \d+ training labels are 1 .*'bought'"):
+    with pytest.raises(ValueError, match=r"all \d+ train labels are 1 .*'bought'"):
         prepare(tiny, cache)
     assert not cache.exists() or folders(cache) == []
 

@@ -5,8 +5,10 @@ import json
 import logging
 import os
 import runpy
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -235,7 +237,7 @@ BAD = {
     "data.columns.writer.kind=number": "values are not a number",
     "data.tables.items.path=nowhere.csv": "table `items`: there is no file 'nowhere.csv'",
     "+data.columns.title={role: item, kind: category}": "table `items` has no column 'title'",
-    "data.label.positive_from=1": "training labels are 1",
+    "data.label.positive_from=1": "train labels are 1",
     "data.label.range=[8,9]": "no row of table `behaviour` survived cleaning",
     "+data.split={by: column, column: branch}": "must hold train, valid or test",
     "data.time.column=lent": "table `behaviour` has no column 'lent': did you mean 'lent_at'",
@@ -271,6 +273,96 @@ def test_a_wrong_checkpoint_is_named(bookshop, call, script):
         assert done.stderr.startswith("error: ")
         assert path.name in done.stderr
         assert "Traceback" not in done.stderr
+
+
+def test_evaluate_refuses_renumbered_ids(din_run, bookshop, call):
+    """Bug: only the sizes of the vocabularies were compared, so a renamed reader shifted every id in silence."""
+    loans = bookshop / "loans.txt"
+    content = loans.read_bytes()
+    try:
+        loans.write_bytes(content.replace("Käthe-1;".encode(), "Zoë-1;".encode()))
+        done = call("evaluate.py", f"checkpoint={din_run}/checkpoints/best.ckpt")
+    finally:
+        loans.write_bytes(content)
+    assert done.returncode == 1
+    assert "was trained on other data" in done.stderr
+
+
+@pytest.mark.parametrize("damage", ["user_E.npy", "meta.json"])
+@pytest.mark.parametrize("how", ["gone", "cut"])
+def test_a_damaged_store_is_built_again(din_run, bookshop, call, tmp_path, damage, how):
+    assert call("evaluate.py", f"checkpoint={din_run}/checkpoints/best.ckpt").returncode == 0
+    store = max(bookshop.glob("cache/bookshop-*/encoders.json"), key=lambda p: p.stat().st_mtime).parent
+    whole = (store / damage).read_bytes()
+    (store / damage).unlink()
+    if how == "cut":
+        (store / damage).write_bytes(whole[: len(whole) // 2])
+    done = call("evaluate.py", f"checkpoint={din_run}/checkpoints/best.ckpt", f"output={tmp_path}/new/again.json")
+    assert done.returncode == 0, done.stderr
+    assert "is damaged and is built again" in done.stdout
+    first, again = (json.loads(p.read_text())["test"] for p in (din_run / "metrics.json", tmp_path / "new/again.json"))
+    assert again == pytest.approx(first, abs=1e-6)
+
+
+@pytest.mark.parametrize("model", ["mf", "deepfm"])
+def test_sparse_gradients_train_with_clipping(bookshop, call, tmp_path, model):
+    options = [
+        "model.sparse=true",
+        "trainer.max_epochs=1",
+        "trainer=cpu",
+        "export=false",
+        f"hydra.run.dir={tmp_path}/run",
+    ]
+    done = call("train.py", *bookshop_options(bookshop), f"model={model}", "optimizer=adagrad", *options)
+    assert done.returncode == 0, done.stderr
+    done = call("train.py", *bookshop_options(bookshop), f"model={model}", *options)
+    assert done.returncode == 1
+    assert "such as optimizer=adagrad" in done.stderr
+
+
+def test_a_last_batch_of_one_row_does_not_break_batch_norm(bookshop, call, tmp_path):
+    rows = json.loads(next(bookshop.glob("outputs/*/*/*/metrics.json")).read_text())["cleaning"]["rows"]
+    train = round(rows["behaviour"]["kept"] * 0.6)
+    for size in range(train - 3, train + 3):
+        done = call(
+            "train.py",
+            *bookshop_options(bookshop),
+            "model.batch_norm=true",
+            f"batch_size={size}",
+            "trainer.max_epochs=1",
+            "trainer=cpu",
+            "export=false",
+            f"hydra.run.dir={tmp_path}/{size}",
+        )
+        assert done.returncode == 0, done.stderr
+
+
+def test_an_interrupted_run_ends_in_one_message(bookshop):
+    command = [sys.executable, str(ROOT / "scripts" / "train.py"), *bookshop_options(bookshop), "model=din"]
+    command += ["trainer.max_epochs=100000", "patience=null", f"hydra.run.dir={bookshop}/interrupted", "trainer=cpu"]
+    environment = {**os.environ, "RECSYS_CACHE": str(bookshop / "cache"), "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, cwd=bookshop, env=environment, stderr=subprocess.PIPE, text=True)
+    last = bookshop / "interrupted" / "checkpoints" / "last.ckpt"
+    try:
+        for _ in range(600):
+            if last.exists():
+                break
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        error = process.communicate(timeout=60)[1]
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert error.startswith("error: interrupted. What was done so far and run.log are in")
+    assert "Traceback" not in error
+    assert last.exists()
+
+
+def test_an_unwritable_run_folder_is_one_message(bookshop, call):
+    done = call("train.py", *bookshop_options(bookshop), "hydra.run.dir=/proc/nowhere/run")
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ")
+    assert "/proc/nowhere" in done.stderr
 
 
 def test_evaluate_refuses_data_that_changed(din_run, bookshop, call):

@@ -3,6 +3,7 @@
 import math
 
 import pytest
+import pytorch_lightning as pl
 import torch
 
 from export.graph import example_batch
@@ -117,3 +118,22 @@ def test_label_kinds_that_rank():
     assert Label(kind="implicit").ranks
     assert not Label(kind="rating", column="y").ranks
     assert Label(kind="rating", column="y", positive_from=4.0).ranks
+
+
+def test_sparse_gradients_are_clipped_like_dense_ones(schema):
+    batch = example_batch(schema, rows=8, length=1)
+    grads = []
+    for sparse in (False, True):
+        torch.manual_seed(0)
+        model = MF(schema, sparse=sparse).train()
+        (model(batch).sum() * 100).backward()
+        trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
+        trainer.strategy.connect(model)
+        model.trainer = trainer
+        optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+        model.configure_gradient_clipping(optimizer, 0.5, "norm")
+        grads.append([p.grad.to_dense() for p in model.parameters()])
+    total = sum(g.square().sum() for g in grads[1]) ** 0.5
+    assert total.item() == pytest.approx(0.5, rel=1e-4)
+    for dense, sparse_grad in zip(*grads, strict=True):
+        torch.testing.assert_close(sparse_grad, dense, rtol=1e-4, atol=1e-7)
