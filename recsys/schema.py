@@ -129,7 +129,8 @@ class History:
     """The user's past positive items, oldest first: the most recent `length` strictly before the event.
 
     `columns` are item columns (categories or tags) shown for each past item. Before means before in time, or in
-    the column `order`, which the behaviour table and the history table (where there is one) must both have.
+    the column `order`, which the behaviour table and the history table (where there is one) must both have; a dataset
+    with neither time nor order takes the order of its rows.
     """
 
     columns: tuple[str, ...]

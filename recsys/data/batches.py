@@ -151,7 +151,8 @@ class Candidates(Dataset[Batch]):
 
     A query is a user's first liked event in the part: its scene and its history are what the recommender knows at
     that moment. Position p is query p // I with item p % I. `label_B` is 1 for items the user liked in this part,
-    0 for others and `EXCLUDED` for items the user already met in an earlier part.
+    0 for others and `EXCLUDED` for items the user already met in an earlier part (in the behaviour table, whatever the
+    label; a history table of its own is not consulted).
     """
 
     def __init__(self, store: Store, part: int) -> None:
