@@ -39,6 +39,7 @@ def build_data(cfg: DictConfig) -> DataModule:
         batch_size=cfg.batch_size,
         eval_batch_size=cfg.evaluation.batch_size,
         ranking=cfg.evaluation.ranking,
+        candidates=cfg.evaluation.candidates,
         workers=cfg.workers,
         seed=cfg.seed,
         generate=_make(generate, "data.generate", _partial_=True) if generate else None,
@@ -53,6 +54,7 @@ def build_model(cfg: DictConfig, schema: FeatureSchema) -> Recommender:
         schema=schema,
         objective=_make(resolve(cfg.objective), "objective") if "objective" in cfg else None,
         optimizer=_make(resolve(cfg.optimizer), "optimizer", _partial_=True),
+        embedding_weight_decay=cfg.embedding_weight_decay,
         schedule=cfg.schedule,
         warmup=cfg.warmup,
     )

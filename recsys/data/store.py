@@ -16,14 +16,14 @@ import numpy as np
 import pandas as pd
 
 from recsys.data.encoders import Encoders, fit_encoder
-from recsys.data.events import Events
+from recsys.data.events import Events, GivenCandidates
 from recsys.data.history import build_histories
 from recsys.data.split import TRAIN
 from recsys.data.tables import SPLITS
 from recsys.schema import PADDING, ROLES, FeatureSchema, Role
 
 log = logging.getLogger(__name__)
-VERSION = 1
+VERSION = 2
 META = "meta.json"
 
 
@@ -41,7 +41,7 @@ class Store:
     """An opened store. Suffix E: events, H: history entries; `part_E` is 0 train, 1 valid, 2 test.
 
     `sides` holds the user, item and scene columns (scene: one row per event). The history of event e is
-    `history_H[start_E[e]:stop_E[e]]`, item positions, oldest first.
+    `history_H[start_E[e]:stop_E[e]]`, item positions, oldest first. `candidates` are those that a table gives.
     """
 
     schema: FeatureSchema
@@ -57,6 +57,7 @@ class Store:
     history_H: np.ndarray
     start_E: np.ndarray
     stop_E: np.ndarray
+    candidates: GivenCandidates | None
 
     @property
     def users(self) -> int:
@@ -80,6 +81,32 @@ def liked(schema: FeatureSchema, label_E: np.ndarray) -> np.ndarray:
         return label_E > 0
     threshold = schema.label.positive_from
     return np.full(len(label_E), True) if threshold is None else label_E >= np.float32(threshold)
+
+
+def row_counts(store: Store) -> np.ndarray:
+    """How often each row of the shared table occurs in the training rows, histories included, int64 (rows,)."""
+    train_E = store.part_E == TRAIN
+    weights = {
+        "user": np.bincount(store.user_E[train_E], minlength=store.users),
+        "item": np.bincount(store.item_E[train_E], minlength=store.items),
+        "scene": train_E.astype("int64"),
+    }
+    blocks = [(ids, weights[role]) for role, side in store.sides.items() for ids in (side.ids, *side.tags.values())]
+    if store.schema.history:
+        edges_H = np.zeros(len(store.history_H) + 1, dtype="int64")
+        np.add.at(edges_H, store.start_E[train_E], 1)
+        np.add.at(edges_H, store.stop_E[train_E], -1)
+        weight_I = np.bincount(store.history_H, np.cumsum(edges_H)[:-1], minlength=store.items)
+        item = store.sides["item"]
+        fields = [c.name for c in store.schema.fields if c.role == "item"]
+        for column in store.schema.histories:
+            ids = item.ids[:, [fields.index(column.name)]] if column.is_field else item.tags[column.name]
+            blocks.append((ids, weight_I))
+    counts = np.zeros(store.schema.rows)
+    for ids, weight in blocks:
+        counts += np.bincount(ids.ravel(), np.repeat(weight, ids.shape[1]), minlength=len(counts))
+    counts[PADDING] = 0
+    return counts.astype("int64")
 
 
 def fit_encoders(schema: FeatureSchema, events: Events, part_E: np.ndarray) -> Encoders:
@@ -133,6 +160,8 @@ def write_store(folder: Path, schema: FeatureSchema, events: Events, part_E: np.
     }
     if events.oracle_E is not None:
         arrays["oracle_E"] = events.oracle_E
+    if events.candidates is not None:
+        arrays |= {"candidates.user_C": events.candidates.user_C, "candidates.item_C": events.candidates.item_C}
     length = schema.history.length if schema.history else 0
     if length:
         histories = build_histories(events, part_E, liked(schema, events.label_E), length)
@@ -146,7 +175,12 @@ def write_store(folder: Path, schema: FeatureSchema, events: Events, part_E: np.
         for name, array in arrays.items():
             np.save(draft / f"{name}.npy", array)
         encoders.save(draft / "encoders.json")
-        meta = {"version": VERSION, "schema": schema.to_dict(), "cleaning": events.report.to_dict()}
+        meta = {
+            "version": VERSION,
+            "schema": schema.to_dict(),
+            "cleaning": events.report.to_dict(),
+            "candidates": events.candidates is not None,
+        }
         (draft / META).write_text(json.dumps(meta, indent=1), encoding="utf-8")
 
     write_atomically(folder, write)
@@ -210,7 +244,12 @@ def open_store(folder: Path) -> Store:
         history_H=load("history_H") if has_history else np.empty(0, dtype="int32"),
         start_E=load("start_E") if has_history else np.empty(0, dtype="int64"),
         stop_E=load("stop_E") if has_history else np.empty(0, dtype="int64"),
+        candidates=_open_candidates(load) if meta["candidates"] else None,
     )
+
+
+def _open_candidates(load: Callable[[str], np.ndarray]) -> GivenCandidates:
+    return GivenCandidates(user_C=load("candidates.user_C"), item_C=load("candidates.item_C"))
 
 
 def _open_side(schema: FeatureSchema, role: Role, load: Callable[[str], np.ndarray]) -> Side:

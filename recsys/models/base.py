@@ -3,7 +3,7 @@
 import importlib
 import inspect
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypedDict, get_args
 
@@ -27,11 +27,13 @@ class Training(TypedDict, total=False):
     """How a model is trained; not part of the model, so not saved with it.
 
     `optimizer` makes one from the parameters. `schedule` shapes the learning rate over all steps after a linear
-    rise during the share `warmup` of them.
+    rise during the share `warmup` of them. `embedding_weight_decay` is the optimizer's `weight_decay` for the embedding
+    tables alone: rare ids need far more of it than the dense layers bear.
     """
 
     objective: Objective
-    optimizer: Callable[[Iterable[nn.Parameter]], Optimizer]
+    optimizer: Callable[..., Optimizer]
+    embedding_weight_decay: float | None
     schedule: Schedule
     warmup: float
 
@@ -64,7 +66,8 @@ class Recommender(pl.LightningModule):
         self,
         *,
         objective: Objective | None = None,
-        optimizer: Callable[[Iterable[nn.Parameter]], Optimizer] = torch.optim.Adam,
+        optimizer: Callable[..., Optimizer] = torch.optim.Adam,
+        embedding_weight_decay: float | None = None,
         schedule: Schedule = "constant",
         warmup: float = 0.0,
     ) -> None:
@@ -80,7 +83,10 @@ class Recommender(pl.LightningModule):
             raise ValueError(f"`schedule` got {schedule!r}: {nearest(schedule, get_args(Schedule))}")
         if not isinstance(warmup, int | float) or not 0 <= warmup < 1:
             raise ValueError(f"`warmup` must be a share of all steps in [0, 1), got {warmup!r}.")
-        self.optimizer, self.schedule, self.warmup = optimizer, schedule, warmup
+        if embedding_weight_decay is not None and not embedding_weight_decay >= 0:
+            raise ValueError(f"`embedding_weight_decay` must not be negative, got {embedding_weight_decay}.")
+        self.optimizer, self.embedding_weight_decay = optimizer, embedding_weight_decay
+        self.schedule, self.warmup = schedule, warmup
 
     def forward(self, batch: Batch) -> Tensor:
         """Logits (or ratings), float32 (B,)."""
@@ -96,6 +102,10 @@ class Recommender(pl.LightningModule):
         if label.kind != "rating":
             return logit_B.sigmoid()
         return logit_B.clamp(*label.range) if label.range else logit_B
+
+    def start_from(self, models: Sequence["Recommender"]) -> None:  # noqa: ARG002 - for models that can
+        """Start from trained models instead of random weights. Raises ValueError where they do not fit."""
+        raise ValueError(f"`pretrained` is for model=ncf; {type(self).__name__} trains from scratch.")
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: ARG002 - Lightning's signature
         """One optimisation step's loss."""
@@ -145,12 +155,20 @@ class Recommender(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """The optimizer and its schedule, stepped every batch."""
-        optimizer = self.optimizer([p for p in self.parameters() if p.requires_grad])
+        optimizer = self.optimizer(self._parameter_groups())
         if self.schedule == "constant" and not self.warmup:
             return optimizer
         steps = int(self.trainer.estimated_stepping_batches)
         scheduler = LambdaLR(optimizer, lambda step: learning_rate_factor(self.schedule, self.warmup, step, steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def _parameter_groups(self) -> list[Any]:
+        """All parameters; the tables in a group of their own where they have a weight decay of their own."""
+        if self.embedding_weight_decay is None:
+            return list(self.parameters())
+        tables = [module.weight for module in self.modules() if isinstance(module, Table)]
+        dense = [p for p in self.parameters() if not any(p is table for table in tables)]
+        return [{"params": tables, "weight_decay": self.embedding_weight_decay}, {"params": dense}]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Note which class the weights belong to."""

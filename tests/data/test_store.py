@@ -7,9 +7,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from recsys.data.batches import Rows
 from recsys.data.module import DataModule, DataSpec
 from recsys.data.split import TRAIN
-from recsys.data.store import open_store, write_atomically
+from recsys.data.store import open_store, row_counts, write_atomically
 
 
 def prepare(mapping: dict, cache: Path) -> DataModule:
@@ -103,3 +104,13 @@ def test_missing_file_says_where_to_get_the_data(tiny, tmp_path):
 def test_sizes_must_be_positive(tiny, tmp_path, option):
     with pytest.raises(ValueError, match=f"`{option}` must be an integer of at least 1, got 0"):
         DataModule(DataSpec.parse(tiny), cache=tmp_path, **{option: 0})
+
+
+def test_row_counts_are_the_occurrences_in_training_batches(tiny, tmp_path):
+    store = prepare(tiny, tmp_path / "cache").store
+    rows = Rows(store, TRAIN)
+    batch = rows[np.arange(len(rows))]
+    ids = np.concatenate([batch.ids_BF.numpy().ravel(), *(x.numpy().ravel() for x in batch.lists.values())])
+    expected = np.bincount(ids, minlength=store.schema.rows)
+    expected[0] = 0
+    np.testing.assert_array_equal(row_counts(store), expected)
