@@ -95,7 +95,7 @@ class Evaluation(pl.Callback):
         score, label = (torch.cat([pair[n] for pair in pending]) for n in (0, 1))
         whole = count // items * items
         score_QI, label_QI = score[:whole].view(-1, items), label[:whole].view(-1, items)
-        hit_QI = ranked_hits(score_QI, label_QI == 1, label_QI == EXCLUDED)
+        hit_QI, _ = ranked_hits(score_QI, label_QI == 1, label_QI == EXCLUDED)
         self._ranked.setdefault(index, []).append(ranking_metrics(hit_QI, self.k))
         return [(score[whole:], label[whole:])] if whole < count else []
 

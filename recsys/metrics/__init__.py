@@ -2,6 +2,7 @@
 
 from recsys.metrics.classification import auc, best_threshold, logloss, precision_recall_f1
 from recsys.metrics.ranking import (
+    average_precision_at_k,
     f1_at_k,
     hit_rate_at_k,
     mrr,
@@ -15,6 +16,7 @@ from recsys.metrics.rating import mae, rmse
 
 __all__ = [
     "auc",
+    "average_precision_at_k",
     "best_threshold",
     "f1_at_k",
     "hit_rate_at_k",
