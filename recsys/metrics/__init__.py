@@ -1,6 +1,13 @@
-"""Pure functions from scores and labels to numbers: ratings, clicks and ranked lists."""
+"""Pure functions from scores and labels to numbers: ratings, clicks, ranked lists and how sure the numbers are."""
 
-from recsys.metrics.classification import auc, best_threshold, logloss, precision_recall_f1
+from recsys.metrics.classification import (
+    auc,
+    best_threshold,
+    calibration_error,
+    gauc,
+    logloss,
+    precision_recall_f1,
+)
 from recsys.metrics.ranking import (
     average_precision_at_k,
     f1_at_k,
@@ -18,7 +25,9 @@ __all__ = [
     "auc",
     "average_precision_at_k",
     "best_threshold",
+    "calibration_error",
     "f1_at_k",
+    "gauc",
     "hit_rate_at_k",
     "logloss",
     "mae",
