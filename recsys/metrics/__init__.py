@@ -1,5 +1,13 @@
 """Pure functions from scores and labels to numbers: ratings, clicks, ranked lists and how sure the numbers are."""
 
+from recsys.metrics.beyond_accuracy import (
+    GROUPS,
+    activity_groups,
+    diversity,
+    item_coverage,
+    novelty,
+    popularity_lift,
+)
 from recsys.metrics.classification import (
     auc,
     best_threshold,
@@ -22,17 +30,23 @@ from recsys.metrics.ranking import (
 from recsys.metrics.rating import mae, rmse
 
 __all__ = [
+    "GROUPS",
+    "activity_groups",
     "auc",
     "average_precision_at_k",
     "best_threshold",
     "calibration_error",
+    "diversity",
     "f1_at_k",
     "gauc",
     "hit_rate_at_k",
+    "item_coverage",
     "logloss",
     "mae",
     "mrr",
     "ndcg_at_k",
+    "novelty",
+    "popularity_lift",
     "precision_at_k",
     "precision_recall_f1",
     "ranked_hits",
