@@ -8,6 +8,7 @@ from recsys.metrics.beyond_accuracy import (
     novelty,
     popularity_lift,
 )
+from recsys.metrics.bootstrap import labelled_intervals, mean_intervals, rating_intervals
 from recsys.metrics.classification import (
     auc,
     best_threshold,
@@ -41,8 +42,10 @@ __all__ = [
     "gauc",
     "hit_rate_at_k",
     "item_coverage",
+    "labelled_intervals",
     "logloss",
     "mae",
+    "mean_intervals",
     "mrr",
     "ndcg_at_k",
     "novelty",
@@ -51,6 +54,7 @@ __all__ = [
     "precision_recall_f1",
     "ranked_hits",
     "ranking_metrics",
+    "rating_intervals",
     "recall_at_k",
     "rmse",
 ]
