@@ -74,13 +74,18 @@ def build_trainer(cfg: DictConfig, kind: str, folder: Path | None = None) -> pl.
     if folder is None:
         options |= {"devices": 1, "num_nodes": 1, "strategy": "auto"}
         return _make(options, "trainer", callbacks=callbacks, logger=False, enable_checkpointing=False)
-    monitor, mode = monitor_of(kind, cfg.evaluation.monitor, cfg.evaluation.k)
+    monitor, mode = build_monitor(cfg, kind)
     if cfg.patience is not None:
         callbacks.append(EarlyStopping(monitor, mode=mode, patience=cfg.patience))
     checkpoints = folder / "checkpoints"
     callbacks.append(ModelCheckpoint(checkpoints, "best", monitor, mode=mode, save_last=True))
     callbacks += [LearningRateMonitor("epoch"), CarryConfig(resolve(cfg))]
     return _make(options, "trainer", callbacks=callbacks, logger=_loggers(folder))
+
+
+def build_monitor(cfg: DictConfig, kind: str) -> tuple[str, str]:
+    """The logged metric that early stopping and the best checkpoint watch, and "min" or "max"."""
+    return monitor_of(kind, cfg.evaluation.monitor, cfg.evaluation.k, cfg.evaluation.candidates)
 
 
 def _loggers(folder: Path) -> list[Logger]:
@@ -111,7 +116,7 @@ def check(cfg: DictConfig) -> None:
     model = build_model(cfg, schema)
     _check_optimizer(cfg, model)
     build_trainer(cfg, schema.label.kind)
-    monitor_of(schema.label.kind, cfg.evaluation.monitor, cfg.evaluation.k)
+    build_monitor(cfg, schema.label.kind)
     if cfg.patience is not None and cfg.patience < 1:
         raise ValueError(f"`patience` must be at least 1 (epochs), or null to never stop early, got {cfg.patience}.")
 

@@ -57,6 +57,8 @@ def write_json(path: Path, content: Any) -> None:
 def _plain(content: Any) -> Any:
     if isinstance(content, Mapping):
         return {key: _plain(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_plain(value) for value in content]
     if isinstance(content, float) and not math.isfinite(content):
         return None
     return content

@@ -38,6 +38,8 @@ def train(cfg: DictConfig) -> float | None:
     data.prepare_data()
     data.setup()
     model = build_model(cfg, data.schema)
+    if cfg.pretrained:
+        model.start_from([load_model(path) for path in cfg.pretrained])
     if trainer.is_global_zero:
         (folder / "config.yaml").write_text(OmegaConf.to_yaml(cfg, resolve=True), encoding="utf-8")
         shutil.copy(data.folder / "encoders.json", folder / "encoders.json")
