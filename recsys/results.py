@@ -84,14 +84,14 @@ def labelled_results(
     def judged(chosen_B: Tensor) -> dict[str, float]:
         score, label = score_B[chosen_B], label_B[chosen_B]
         if rating:
-            return {"rmse": rmse(score, label)}
+            return {"rows": len(label), "rmse": rmse(score, label)}
         both = 0 < float(label.sum()) < len(label)
-        return {"auc": auc(logit_B[chosen_B], label) if both else float("nan"), "logloss": logloss(score, label)}
+        ranked = auc(logit_B[chosen_B], label) if both else float("nan")
+        return {"rows": len(label), "auc": ranked, "logloss": logloss(score, label)}
 
     activity = {"users": (store.user_E, store.users, user_B), "items": (store.item_E, store.items, item_B)}
     groups = {
-        side: _by_group(_counts(store, of_E, size), of_B, lambda chosen: judged(chosen) | {"rows": int(chosen.sum())})
-        for side, (of_E, size, of_B) in activity.items()
+        side: _by_group(side, _counts(store, of_E, size), of_B, judged) for side, (of_E, size, of_B) in activity.items()
     }
     intervals = (
         rating_intervals(score_B, label_B, user_B)
@@ -126,20 +126,18 @@ def ranking_results(
         return {name: float(values[name][chosen_Q].mean()) for name in shown}
 
     liked = torch.from_numpy(queries.liked_items().astype("int64"))
-    found = top_QK[hit_QK]
+    times_I = torch.bincount(top_QK[hit_QK], minlength=store.items)
+    wanted_I = torch.bincount(liked, minlength=store.items)
 
-    def recalled(group_I: Tensor) -> Groups:
-        return {
-            name: {"items": len(liked[group_I[liked] == g].unique()), f"recall@{K}{note}": hits / total}
-            for g, name in enumerate(GROUPS)
-            if (total := int((group_I[liked] == g).sum())) and (hits := int((group_I[found] == g).sum())) >= 0
-        }
+    def recalled(chosen: Tensor) -> dict[str, float]:
+        of = liked[chosen].unique()
+        return {f"recall@{K}{note}": float(times_I[of].sum() / wanted_I[of].sum())}
 
     return Results(
         metrics=metrics,
         intervals=mean_intervals(values, user_Q),
-        users=_by_group(_counts(store, store.user_E, store.users), user_Q, judged),
-        items=recalled(activity_groups(_counts(store, store.item_E, store.items))),
+        users=_by_group("users", _counts(store, store.user_E, store.users), user_Q, judged),
+        items=_by_group("items", _counts(store, store.item_E, store.items), liked, recalled),
     )
 
 
@@ -149,11 +147,11 @@ def _counts(store: Store, of_E: np.ndarray, size: int, *, liked: bool = False) -
     return torch.from_numpy(np.bincount(of_E[chosen & store.liked_E if liked else chosen], minlength=size))
 
 
-def _by_group(count_N: Tensor, of_B: Tensor, judge: Callable[[Tensor], dict[str, float]]) -> Groups:
-    """`judge` of the rows whose user (or item) is cold, warm or hot, with the number of those users (or items)."""
+def _by_group(side: str, count_N: Tensor, of_B: Tensor, judge: Callable[[Tensor], dict[str, float]]) -> Groups:
+    """`judge` of the rows whose user (or item, by `side`) is cold, warm or hot, with the number of these."""
     group_B = activity_groups(count_N)[of_B]
     chosen = {name: group_B == number for number, name in enumerate(GROUPS)}
-    return {name: {"distinct": len(of_B[c].unique()), **judge(c)} for name, c in chosen.items() if c.any()}
+    return {name: {side: len(of_B[c].unique()), **judge(c)} for name, c in chosen.items() if c.any()}
 
 
 def _per_list(store: Store, top_QK: Tensor) -> dict[str, Tensor]:
