@@ -33,6 +33,7 @@ class DIN(Recommender):
         schema: FeatureSchema,
         *,
         embedding_dim: int = 16,
+        embedding_std: float = 0.1,
         hidden: Sequence[int] = (200, 80),
         attention_hidden: Sequence[int] = (64, 16),
         activation: str = "dice",
@@ -49,7 +50,7 @@ class DIN(Recommender):
         self.minibatch_aware_l2 = minibatch_aware_l2
         self.register_buffer("row_counts", torch.ones(self.schema.rows), persistent=False)
         self.history = HistoryEmbedding(self.schema)
-        self.embedding = FeatureEmbedding(self.schema, embedding_dim, sparse=sparse, l2=embedding_l2)
+        self.embedding = FeatureEmbedding(self.schema, embedding_dim, std=embedding_std, sparse=sparse, l2=embedding_l2)
         interest = embedding_dim * len(self.history.columns)
         self.attention = LocalActivationUnit(interest, attention_hidden, activation=activation, softmax=softmax)
         width = self.embedding.columns * embedding_dim + 2 * interest

@@ -31,6 +31,7 @@ class NCF(Recommender):
         branch: Branch = "neumf",
         embedding_dim: int = 16,
         mlp_embedding_dim: int = 32,
+        embedding_std: float = 0.1,
         hidden: Sequence[int] = (64, 32, 16),
         dropout: float = 0.0,
         embedding_l2: float = 0.0,
@@ -43,10 +44,10 @@ class NCF(Recommender):
         width = 0
         self.gmf = self.pair = self.mlp = None
         if branch != "mlp":
-            self.gmf = PairEmbedding(self.schema, embedding_dim, sparse=sparse, l2=embedding_l2)
+            self.gmf = PairEmbedding(self.schema, embedding_dim, std=embedding_std, sparse=sparse, l2=embedding_l2)
             width += embedding_dim
         if branch != "gmf":
-            self.pair = PairEmbedding(self.schema, mlp_embedding_dim, sparse=sparse, l2=embedding_l2)
+            self.pair = PairEmbedding(self.schema, mlp_embedding_dim, std=embedding_std, sparse=sparse, l2=embedding_l2)
             self.mlp = MLP(2 * mlp_embedding_dim, hidden, dropout=dropout)
             width += self.mlp.out_features
         self.out = nn.Linear(width, 1, bias=False)
