@@ -70,6 +70,8 @@ class Evaluation(pl.Callback):
     ) -> None:
         """Keep logits and labels; rank a query as soon as all of its items are scored."""
         pending = self._pending.setdefault(dataloader_idx, [])
+        if not len(batch):
+            return
         pending.append((outputs.detach().float().cpu(), batch.label_B.cpu()))
         dataset = self._dataset(trainer, dataloader_idx)
         if isinstance(dataset, Candidates):

@@ -308,20 +308,29 @@ class Shuffled(Sampler[tuple[np.ndarray, tuple[int, ...]]]):
 
 
 class InOrder(Sampler[np.ndarray]):
-    """Every position exactly once, in order; each rank takes one contiguous share and as many steps as the others.
+    """Every position exactly once, in order; each rank takes a contiguous run of the batches.
 
-    Shares are cut between units of `unit` positions (the candidates of one query stay together).
+    The batches are the same however many ranks there are, so that scores are the same to the last bit. Units of `unit`
+    positions (the candidates of a query) stay together: several in a batch, or one in several batches. All ranks take
+    as many steps; a rank with fewer batches ends on empty ones.
     """
 
     def __init__(self, count: int, batch_size: int, *, unit: int = 1, rank: int = 0, world: int = 1) -> None:
-        units = count // unit
-        self.start, self.stop = (units * r // world * unit for r in (rank, rank + 1))
-        self.steps = -(-(-(-units // world) * unit) // batch_size)
+        self.count, self.batch_size = count, batch_size
+        self.block = max(1, batch_size // unit) * unit
+        blocks = -(-count // self.block)
+        self.first, self.last = (blocks * r // world for r in (rank, rank + 1))
+        self.steps = -(-blocks // world) * -(-self.block // batch_size)
 
     def __len__(self) -> int:
         return self.steps
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        for step in range(self.steps):
-            bounds = (self.start + (self.stop - self.start) * s // self.steps for s in (step, step + 1))
-            yield np.arange(*bounds)
+        yielded = 0
+        for block in range(self.first, self.last):
+            stop = min(self.count, (block + 1) * self.block)
+            for start in range(block * self.block, stop, self.batch_size):
+                yield np.arange(start, min(stop, start + self.batch_size))
+                yielded += 1
+        for _ in range(self.steps - yielded):
+            yield np.arange(0)

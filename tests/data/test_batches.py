@@ -100,10 +100,13 @@ def test_in_order_covers_every_position_once_in_equal_steps_and_whole_units(unit
     ranks = [InOrder(units * unit, size, unit=unit, rank=r, world=world) for r in range(world)]
     steps = [list(sampler) for sampler in ranks]
     assert len({len(s) for s in steps}) == 1
+    assert {len(s) for s in steps} == {len(sampler) for sampler in ranks}
     shares = [np.concatenate([np.empty(0, int), *s]) for s in steps]
     assert all(len(share) % unit == 0 for share in shares)
     assert np.concatenate(shares).tolist() == list(range(units * unit))
     assert all(len(rows) <= size for s in steps for rows in s)
+    alone = [rows.tolist() for rows in InOrder(units * unit, size, unit=unit) if len(rows)]
+    assert [rows.tolist() for s in steps for rows in s if len(rows)] == alone
 
 
 @pytest.fixture
