@@ -41,6 +41,7 @@ def train(cfg: DictConfig) -> float | None:
     if cfg.pretrained:
         model.start_from([load_model(path) for path in cfg.pretrained])
     if trainer.is_global_zero:
+        data.check_leaks()
         (folder / "config.yaml").write_text(OmegaConf.to_yaml(cfg, resolve=True), encoding="utf-8")
         shutil.copy(data.folder / "encoders.json", folder / "encoders.json")
         console.print(cleaning_table(data.store.cleaning))

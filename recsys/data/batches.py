@@ -117,12 +117,13 @@ class TrainRows(Rows):
     """Training events; for implicit data, each positive is followed by its freshly drawn negatives.
 
     Indexed by (positions, key) as `Shuffled` yields them; the key seeds the draw, so every step of every epoch has
-    its own. With negatives a batch has B * (1 + negatives) rows, the positive first in each group.
+    its own. With negatives a batch has B * (1 + negatives) rows, the positive first in each group. `sampler` draws
+    them; labelled events have none.
     """
 
     def __init__(self, store: Store) -> None:
         super().__init__(store, TRAIN)
-        self._sampler = self._make_sampler() if store.schema.label.kind == "implicit" else None
+        self.sampler = self._make_sampler() if store.schema.label.kind == "implicit" else None
 
     def _make_sampler(self) -> NegativeSampler:
         users, items = self.store.user_E[self.rows], self.store.item_E[self.rows]
@@ -135,12 +136,12 @@ class TrainRows(Rows):
 
     def __getitem__(self, draw: tuple[np.ndarray, tuple[int, ...]]) -> Batch:  # type: ignore[override]
         index_B, key = draw
-        if self._sampler is None:
+        if self.sampler is None:
             return super().__getitem__(index_B)
         group = 1 + self.store.schema.label.negatives
         row_B = np.repeat(self.rows[index_B], group)
         user_B = self.store.user_E[row_B]
-        item_B = self._sampler.sample(user_B, np.random.default_rng(key))
+        item_B = self.sampler.sample(user_B, np.random.default_rng(key))
         item_B[::group] = self.store.item_E[row_B[::group]]
         label_B = np.zeros(len(row_B), dtype="float32")
         label_B[::group] = 1.0

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import shutil
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from recsys.data.batches import Batch, Candidates, FewCandidates, InOrder, Rows, Shuffled, TrainRows
 from recsys.data.events import load_events
+from recsys.data.leaks import RULES, check_leaks
 from recsys.data.split import TEST, VALID, Split, split_events
 from recsys.data.store import VERSION, Store, open_store, write_store
 from recsys.data.tables import SPLIT_COLUMN, TableSet, check_files
@@ -146,9 +148,20 @@ class DataModule(pl.LightningDataModule):
         """The fitted schema."""
         return self.store.schema
 
+    @cached_property
+    def train_rows(self) -> TrainRows:
+        """The training dataset."""
+        return TrainRows(self.store)
+
+    def check_leaks(self) -> None:
+        """Raise LeakError where training would know of validation or test rows, or of its own future."""
+        started = time.perf_counter()
+        check_leaks(self.train_rows, self.spec.tables)
+        log.info("leak check passed: %s (%.1f s)", ", ".join(RULES), time.perf_counter() - started)
+
     def train_dataloader(self) -> DataLoader[Batch]:
         """Shuffled training batches, with fresh negatives for implicit data."""
-        dataset = TrainRows(self.store)
+        dataset = self.train_rows
         rank, world = self._place()
         return self._loader(dataset, Shuffled(len(dataset), self.batch_size, seed=self.seed, rank=rank, world=world))
 

@@ -23,7 +23,7 @@ from recsys.data.tables import SPLITS
 from recsys.schema import PADDING, ROLES, FeatureSchema, Role
 
 log = logging.getLogger(__name__)
-VERSION = 2
+VERSION = 3
 META = "meta.json"
 
 
@@ -41,7 +41,8 @@ class Store:
     """An opened store. Suffix E: events, H: history entries; `part_E` is 0 train, 1 valid, 2 test.
 
     `sides` holds the user, item and scene columns (scene: one row per event). The history of event e is
-    `history_H[start_E[e]:stop_E[e]]`, item positions, oldest first. `candidates` are those that a table gives.
+    `history_H[start_E[e]:stop_E[e]]`, item positions, oldest first; `history_user_H` and `history_order_H` hold the
+    user and the order value of each entry. `candidates` are those that a table gives.
     """
 
     schema: FeatureSchema
@@ -55,6 +56,8 @@ class Store:
     part_E: np.ndarray
     oracle_E: np.ndarray | None
     history_H: np.ndarray
+    history_user_H: np.ndarray
+    history_order_H: np.ndarray
     start_E: np.ndarray
     stop_E: np.ndarray
     candidates: GivenCandidates | None
@@ -166,6 +169,7 @@ def write_store(folder: Path, schema: FeatureSchema, events: Events, part_E: np.
     if length:
         histories = build_histories(events, part_E, liked(schema, events.label_E), length)
         arrays |= {"history_H": histories.item_H, "start_E": histories.start_E, "stop_E": histories.stop_E}
+        arrays |= {"history_user_H": histories.user_H, "history_order_H": histories.order_H}
     for role, frame in _frames(events).items():
         side = encode_side(schema, encoders, frame, role)
         arrays |= {f"{role}.ids": side.ids, f"{role}.numbers": side.numbers}
@@ -242,6 +246,8 @@ def open_store(folder: Path) -> Store:
         part_E=load("part_E"),
         oracle_E=load("oracle_E") if schema.label.oracle else None,
         history_H=load("history_H") if has_history else np.empty(0, dtype="int32"),
+        history_user_H=load("history_user_H") if has_history else np.empty(0, dtype="int32"),
+        history_order_H=load("history_order_H") if has_history else np.empty(0),
         start_E=load("start_E") if has_history else np.empty(0, dtype="int64"),
         stop_E=load("stop_E") if has_history else np.empty(0, dtype="int64"),
         candidates=_open_candidates(load) if meta["candidates"] else None,

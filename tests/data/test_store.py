@@ -39,7 +39,7 @@ def test_the_store_is_reused_until_schema_or_files_change(tiny, tmp_path):
 
 def test_arrays_are_memory_mapped(tiny, tmp_path):
     store = prepare(tiny, tmp_path / "cache").store
-    for array in (store.user_E, store.label_E, store.sides["item"].ids, store.history_H):
+    for array in (store.user_E, store.label_E, store.sides["item"].ids, store.history_H, store.history_order_H):
         assert isinstance(array, np.memmap)
 
 

@@ -265,6 +265,16 @@ def test_a_mistake_ends_in_one_message_and_leaves_nothing(bookshop, call, mistak
     assert sorted(bookshop.rglob("*")) == before
 
 
+def test_test_pairs_in_training_stop_the_run_before_it_begins(bookshop, call):
+    """Readers lend books again, so a random split of implicit data asks what training has told."""
+    before = sorted(bookshop.rglob("outputs/**"))
+    options = ["data.label.kind=implicit", "data.split.by=random", "model=mf", "objective=bpr"]
+    done = call("train.py", *bookshop_options(bookshop), *options)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: the leak check failed:\n- test pairs: a user and item of training in ")
+    assert sorted(bookshop.rglob("outputs/**")) == before
+
+
 def test_an_empty_table_is_named(bookshop, call, tmp_path):
     (tmp_path / "empty.txt").write_text("Leser;Buch;branch;Zeit;Note\n")
     done = call("train.py", *bookshop_options(bookshop), f"data.tables.behaviour.path={tmp_path}/empty.txt")
