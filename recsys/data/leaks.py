@@ -124,7 +124,8 @@ def _pair_leaks(store: Store) -> Iterator[str]:
     if len(known):
         yield (
             f"test pairs: a user and item of training in {len(known)} of {len(later)} valid and test rows (such as "
-            f"{_event(store, known[0])}); keep each pair once, or split by time."
+            f"{_event(store, known[0])}); keep each pair once (`tables.behaviour.duplicates: pairs`) or "
+            "split by time."
         )
 
 

@@ -36,7 +36,9 @@ class Table:
     behaviour rows whose key is not in it are dropped, or kept with missing attributes (`unknown: keep`).
     `extract` maps a column to a regular expression (RE2) whose named groups become columns: from "Heat (1995)",
     `{title: '\\((?P<year>\\d{4})\\)$'}` makes a column year, missing where nothing matches. `explode` maps a column
-    whose cells hold several values to their separator: such a row becomes one row per value.
+    whose cells hold several values to their separator: such a row becomes one row per value. `duplicates` says what
+    happens to rows that are equal in all that is read: they are dropped but one, or kept; `pairs` drops all rows of a
+    user and an item but the earliest.
     """
 
     path: str | tuple[str, ...] | dict[str, str]
@@ -50,7 +52,7 @@ class Table:
     extract: dict[str, str] = field(default_factory=dict)
     explode: dict[str, str] = field(default_factory=dict)
     na: tuple[str, ...] = ("", "null", "NULL", "NaN", "nan", "\\N")
-    duplicates: Literal["drop", "keep"] = "drop"
+    duplicates: Literal["drop", "keep", "pairs"] = "drop"
     unknown: Literal["drop", "keep"] = "drop"
 
     def __post_init__(self) -> None:
