@@ -191,9 +191,10 @@ class FeatureSchema:
 
     @staticmethod
     def parse(mapping: Mapping[str, Any], where: str = "schema") -> "FeatureSchema":
-        """Read a declaration (columns as a mapping by name) or the form that `to_dict` writes."""
+        """Read a declaration (columns as a mapping by name, null for one to do without) or what `to_dict` writes."""
         columns = mapping.get("columns", {})
         if isinstance(columns, Mapping):
+            columns = {name: options for name, options in columns.items() if options is not None}
             for name, options in columns.items():
                 if not isinstance(options, Mapping):
                     raise ValueError(f"`{where}.columns.{name}` must be a mapping of options, got {options!r}.")

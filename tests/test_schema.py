@@ -131,3 +131,9 @@ def test_a_schema_without_any_field_is_refused():
     columns = {"price": {"role": "item", "kind": "number"}}
     with pytest.raises(ValueError, match="at least one category column"):
         FeatureSchema.parse({"user": "u", "item": "i", "label": {"kind": "binary", "column": "y"}, "columns": columns})
+
+
+def test_a_column_set_to_null_is_left_out():
+    columns = {"u": {"role": "user", "kind": "category"}, "i": {"role": "item", "kind": "category"}, "age": None}
+    schema = FeatureSchema.parse({"user": "u", "item": "i", "label": {"kind": "implicit"}, "columns": columns})
+    assert [c.name for c in schema.columns] == ["u", "i"]
