@@ -1,17 +1,9 @@
-"""What a person sees at the end of a run: tables on the terminal, metrics.json and plots."""
+"""Tables on the terminal."""
 
-import csv
-import json
-import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-import matplotlib.figure
-import numpy as np
-from matplotlib.ticker import MaxNLocator
 from rich.table import Table
-from torch import Tensor
 
 
 def cleaning_table(cleaning: Mapping[str, Any]) -> Table:
@@ -45,65 +37,3 @@ def metrics_table(title: str, metrics: Mapping[str, Mapping[str, float]], best: 
 
 def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.4f}"
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON through a temporary file, so that the file is always whole; NaN becomes null."""
-    draft = path.with_name(f".{path.name}.tmp")
-    draft.write_text(json.dumps(_plain(content), indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    draft.replace(path)
-
-
-def _plain(content: Any) -> Any:
-    if isinstance(content, Mapping):
-        return {key: _plain(value) for key, value in content.items()}
-    if isinstance(content, list | tuple):
-        return [_plain(value) for value in content]
-    if isinstance(content, float) and not math.isfinite(content):
-        return None
-    return content
-
-
-def read_curves(log: Path) -> dict[str, list[tuple[int, float]]]:
-    """Per logged metric, (epoch, value) pairs of Lightning's CSV log."""
-    curves: dict[str, list[tuple[int, float]]] = {}
-    if not log.exists():
-        return curves
-    with log.open(encoding="utf-8", newline="") as file:
-        for row in csv.DictReader(file):
-            for name, value in row.items():
-                if value and name.startswith(("train/", "valid/")):
-                    curves.setdefault(name, []).append((int(row["epoch"]), float(value)))
-    return curves
-
-
-def plot_curves(curves: Mapping[str, list[tuple[int, float]]], monitor: str, path: Path) -> None:
-    """The training loss and the watched validation metric by epoch, one panel each."""
-    names = [name for name in ("train/loss", monitor) if curves.get(name)]
-    figure = matplotlib.figure.Figure(figsize=(4.5 * max(1, len(names)), 3.2), layout="constrained")
-    for number, name in enumerate(names, start=1):
-        axes = figure.add_subplot(1, len(names), number)
-        epochs, values = zip(*curves[name], strict=True)
-        axes.plot(epochs, values, marker="o")
-        axes.set(title=name, xlabel="epoch")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    _save(figure, path)
-
-
-def plot_roc(score_B: Tensor, label_B: Tensor, title: str, path: Path) -> None:
-    """The ROC curve of labelled rows."""
-    score, label = score_B.numpy(), label_B.numpy() > 0
-    order = np.argsort(-score, kind="stable")
-    last = np.append(score[order][1:] != score[order][:-1], True)
-    true, false = np.cumsum(label[order])[last], np.cumsum(~label[order])[last]
-    figure = matplotlib.figure.Figure(figsize=(4, 4), layout="constrained")
-    axes = figure.add_subplot()
-    axes.plot([0, 1], [0, 1], color="0.7", linewidth=1)
-    axes.plot(np.append(0, false) / max(1, false[-1]), np.append(0, true) / max(1, true[-1]))
-    axes.set(title=title, xlabel="false positive rate", ylabel="true positive rate", aspect="equal")
-    _save(figure, path)
-
-
-def _save(figure: matplotlib.figure.Figure, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
