@@ -53,7 +53,8 @@ def curve_chart(series: Sequence[list[tuple[int, float]]], name: str) -> Markup:
         for number, points in enumerate(series):
             if points:
                 epochs, values = zip(*points, strict=True)
-                axes.plot([epoch + 1 for epoch in epochs], values, marker="o", color=colour(number))
+                marker = "o" if len(points) <= 30 else ""
+                axes.plot([epoch + 1 for epoch in epochs], values, marker=marker, color=colour(number))
         axes.set(xlabel="epoch", ylabel=name)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8, min_n_ticks=1))
 

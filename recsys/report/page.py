@@ -13,7 +13,6 @@ from recsys.report.run import Run, read_run
 
 NAME = "report.html"
 COUNTS = {"user": "by_user_activity", "item": "by_item_popularity"}
-Figures = list[tuple[str, Markup]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +78,7 @@ def curves_of(run: Run) -> list[Markup]:
     return [charts.curve_chart([run.curves[name]], name) for name in names]
 
 
-def scores_of(evaluation: Mapping[str, Any]) -> Figures:
+def scores_of(evaluation: Mapping[str, Any]) -> list[tuple[str, Markup]]:
     """The charts of the labelled test rows with their titles."""
     drawn = {
         "ROC": ("roc", lambda curve: charts.roc_chart([curve])),
