@@ -68,7 +68,7 @@ def _best(model: Recommender, candidates: Candidates, query: int, titles: pa.Arr
 
 def _score(model: Recommender, candidates: Candidates, query: int) -> tuple[Tensor, Tensor]:
     """The logits and labels of all candidates of a query, (I,), on the CPU."""
-    start, items = query * candidates.items, candidates.items
+    start, items = query * candidates.width, candidates.width
     logits, labels = [], []
     with torch.inference_mode():
         for first in range(0, items, CHUNK):
