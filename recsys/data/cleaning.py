@@ -81,9 +81,7 @@ def clean_events(
     return _clean_label(rows, name, schema, report) if "label" in rows else rows
 
 
-def _first_of_pairs(
-    rows: pd.DataFrame, table: str, columns: Mapping[str, str], report: CleaningReport
-) -> pd.DataFrame:
+def _first_of_pairs(rows: pd.DataFrame, table: str, columns: Mapping[str, str], report: CleaningReport) -> pd.DataFrame:
     before = [part for part in ("order", "time") if part in rows][:1]
     ordered = rows.sort_values(before, kind="stable") if before else rows
     repeated = ordered.duplicated(["user", "item"])[rows.index]

@@ -11,6 +11,7 @@ from recsys.report import charts
 from recsys.report.render import render
 from recsys.report.run import Run, read_run
 
+NEITHER_IS_BETTER = ("novelty", "diversity", "coverage", "popularity_lift")
 Interval = Sequence[float] | None
 
 
@@ -34,11 +35,12 @@ def write_comparison(folders: Sequence[Path], path: Path) -> Path:
 
 def comparison_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
     """One row per test metric: `name`, the `values` and `intervals` of the runs and which one is clearly the `best`."""
-    rows = []
+    same_data, rows = _same_data(runs), []
     for name in dict.fromkeys(name for run in runs for name in run.metrics.get("test") or {}):
         values = [(run.metrics.get("test") or {}).get(name) for run in runs]
         intervals = [run.interval(name) for run in runs]
-        best = clear_best(values, intervals, less_is_better=name in LESS_IS_BETTER) if _same_data(runs) else None
+        judged = same_data and name.partition("@")[0] not in NEITHER_IS_BETTER
+        best = clear_best(values, intervals, less_is_better=name in LESS_IS_BETTER) if judged else None
         rows.append({"name": name, "values": values, "intervals": intervals, "best": best})
     return rows
 

@@ -28,7 +28,7 @@ def test_the_best_is_marked_only_where_it_is_clear(values, intervals, less, best
 
 
 def metrics(auc: float, logloss: float, name: str = "shop") -> dict:
-    test = {"auc": auc, "logloss": logloss}
+    test = {"auc": auc, "logloss": logloss, "novelty@10": 10 * auc}  # novelty is a property, not a virtue
     return {
         "test": test,
         "data": {"name": name},
