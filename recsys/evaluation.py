@@ -13,11 +13,10 @@ from torch import Tensor
 from recsys.data.batches import EXCLUDED, Batch, Candidates, Rows
 from recsys.data.module import DataModule
 from recsys.declare import nearest
-from recsys.metrics import auc, best_threshold, logloss, ranked_hits, ranking_metrics
+from recsys.metrics import LESS_IS_BETTER, auc, best_threshold, logloss, ranked_hits, ranking_metrics
 from recsys.models.base import Recommender
 from recsys.results import K, Results, labelled_results, merge_results, ranking_results
 
-LESS_IS_BETTER = ("rmse", "mae", "logloss", "calibration_error")
 LABELLED = ["auc", "gauc", "logloss", "calibration_error", "precision", "recall", "f1"]
 RANKING = ["precision", "recall", "f1", "hit_rate", "ndcg", "map"]
 MONITORS = {"rating": "rmse", "implicit": "ndcg@10"}

@@ -23,7 +23,16 @@ from recsys.data.module import DataModule
 from recsys.data.split import TEST
 from recsys.evaluation import Evaluation, best_possible, evaluate
 from recsys.models.base import Recommender, load_model
-from recsys.report import cleaning_table, metrics_table, plot_curves, plot_roc, read_curves, write_json
+from recsys.report import (
+    cleaning_table,
+    evaluation_summary,
+    metrics_table,
+    plot_curves,
+    plot_roc,
+    read_curves,
+    write_json,
+    write_page,
+)
 
 log = logging.getLogger("train")
 
@@ -94,7 +103,7 @@ def report(
     trainer: pl.Trainer,
     console: Console,
 ) -> None:
-    """metrics.json, the plots and the table on the terminal."""
+    """metrics.json, the plots, the table on the terminal, evaluation.json and the page."""
     best = best_possible(data, TEST)
     content = {
         **metrics,
@@ -111,6 +120,9 @@ def report(
     if "test" in evaluation.rows and data.schema.label.kind != "rating":
         plot_roc(*evaluation.rows["test"], f"{data.spec.name}: test rows", folder / "plots" / "roc.png")
     console.print(metrics_table(f"{type(trainer.lightning_module).__name__} on {data.spec.name}", metrics, best))
+    rows, model = evaluation.rows.get("test"), trainer.lightning_module
+    write_json(folder / "evaluation.json", evaluation_summary(model, data.store, rows, checkpoint.monitor))
+    console.print(f"report: {write_page(folder)}", soft_wrap=True)
 
 
 if __name__ == "__main__":

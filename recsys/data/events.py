@@ -1,7 +1,7 @@
 """Join the cleaned tables into events, the one form in which a dataset is split, encoded and stored."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -45,7 +45,7 @@ class Events:
     them. `scene` holds the scene columns of each event. `order_E` is what "before" means: the history's order
     column, else the time, else the row number. `time_E` is the time, else the order column, else None. `split_E`
     and `oracle_E` are present when declared; `past` when histories come from a table of their own; `candidates` when
-    a table gives them.
+    a table gives them; `titles`, one per item and missing where the table has none, when the schema names their column.
     """
 
     users: pd.DataFrame
@@ -61,6 +61,7 @@ class Events:
     past: Past | None
     report: CleaningReport
     candidates: GivenCandidates | None = None
+    titles: pd.Series | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +103,8 @@ def load_events(tables: TableSet, schema: FeatureSchema, split_column: str | Non
     _refuse_empty(kept, report)
     if tables.social:
         check_social(frames["social"], users[schema.user], report)
-    return _to_events({**rows, "behaviour": kept}, users, items, scene.loc[kept.index], schema, report)
+    events = _to_events({**rows, "behaviour": kept}, users, items, scene.loc[kept.index], schema, report)
+    return replace(events, titles=_titles(items[schema.item], frames["items"], plan)) if schema.title else events
 
 
 def _parts(tables: TableSet, schema: FeatureSchema, split_column: str | None) -> dict[str, dict[str, str]]:
@@ -142,6 +144,10 @@ def _homes(tables: TableSet, schema: FeatureSchema) -> dict[str, list[Column]]:
                 f"declare `tables.{home}`, or give the column role scene if the behaviour table holds it."
             )
         homes[home].append(column)
+    if schema.title and "items" not in homes:
+        raise ValueError(
+            f"`title` names column {schema.title!r}, but there is no table `items`; declare `tables.items`."
+        )
     return homes
 
 
@@ -158,7 +164,8 @@ def _wanted(plan: _Plan, name: str) -> list[str]:
             raise ValueError(f"table `social` needs two columns of users, got {wanted}; check `sep`.")
         return wanted
     keys = plan.parts[name].values() if name in plan.parts else [plan.key(name)]
-    return list(dict.fromkeys([*keys, *(column.name for column in plan.homes[name])]))
+    titles = [plan.schema.title] if name == "items" and plan.schema.title else []
+    return list(dict.fromkeys([*keys, *(column.name for column in plan.homes[name]), *titles]))
 
 
 def _refuse_empty(rows: pd.DataFrame, report: CleaningReport) -> None:
@@ -248,6 +255,15 @@ def _filled(frame: pd.DataFrame, declared: list[Column]) -> pd.DataFrame:
     """The columns with `fill` for what is missing."""
     fills = {column.name: column.fill for column in declared if column.fill is not None}
     return frame.assign(**{name: fill_missing(frame[name], fill) for name, fill in fills.items()})
+
+
+def _titles(keys: pd.Series, raw: pd.DataFrame, plan: _Plan) -> pd.Series:
+    """The title of each item as one line of text, missing where its row (the last, if repeated) has none."""
+    texts = raw[plan.schema.title].astype("str").str.replace(r"\s+", " ", regex=True).str.strip()
+    known = as_category(raw[plan.key("items")]).astype("str")
+    kept = (known.notna() & ~known.duplicated(keep="last")).to_numpy()
+    titles = texts.where(texts != "").set_axis(pd.Index(known))[kept]
+    return titles.reindex(keys.astype("str")).reset_index(drop=True)
 
 
 def _scene_columns(

@@ -14,6 +14,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet
 
 from recsys.data.encoders import Encoders, fit_encoder
 from recsys.data.events import Events, GivenCandidates
@@ -23,8 +26,9 @@ from recsys.data.tables import SPLITS
 from recsys.schema import PADDING, ROLES, FeatureSchema, Role
 
 log = logging.getLogger(__name__)
-VERSION = 3
+VERSION = 4
 META = "meta.json"
+ITEMS = "items.parquet"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +49,7 @@ class Store:
     user and the order value of each entry. `candidates` are those that a table gives.
     """
 
+    folder: Path
     schema: FeatureSchema
     encoders: Encoders
     cleaning: dict[str, Any]
@@ -71,6 +76,11 @@ class Store:
     def items(self) -> int:
         """Number of items in the catalogue."""
         return len(self.sides["item"].ids)
+
+    @property
+    def titles(self) -> pa.Array:
+        """What people call each item, texts (items,), read from disk at every call: its title, else its key."""
+        return pa.parquet.read_table(self.folder / ITEMS, columns=["title"])["title"].combine_chunks()
 
     @property
     def liked_E(self) -> np.ndarray:
@@ -178,6 +188,7 @@ def write_store(folder: Path, schema: FeatureSchema, events: Events, part_E: np.
     def write(draft: Path) -> None:
         for name, array in arrays.items():
             np.save(draft / f"{name}.npy", array)
+        pa.parquet.write_table(_items_table(schema, events), draft / ITEMS)
         encoders.save(draft / "encoders.json")
         meta = {
             "version": VERSION,
@@ -188,6 +199,13 @@ def write_store(folder: Path, schema: FeatureSchema, events: Events, part_E: np.
         (draft / META).write_text(json.dumps(meta, indent=1), encoding="utf-8")
 
     write_atomically(folder, write)
+
+
+def _items_table(schema: FeatureSchema, events: Events) -> pa.Table:
+    """The key and the title of every item as texts; the key stands for a missing title."""
+    key = pa.array(events.items[schema.item].astype("str"), pa.large_string())
+    title = key if events.titles is None else pa.array(events.titles, pa.large_string(), from_pandas=True)
+    return pa.table({"key": key, "title": pc.coalesce(title, key)})
 
 
 def _label_mean(schema: FeatureSchema, label_T: np.ndarray) -> float:
@@ -234,7 +252,9 @@ def open_store(folder: Path) -> Store:
         return np.load(folder / f"{name}.npy", mmap_mode="r")
 
     has_history = schema.history is not None
+    pa.parquet.read_metadata(folder / ITEMS)  # raises where the file is damaged; its titles are read when asked for
     return Store(
+        folder=folder,
         schema=schema,
         encoders=Encoders.load(folder / "encoders.json"),
         cleaning=meta["cleaning"],

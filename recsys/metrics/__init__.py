@@ -30,8 +30,11 @@ from recsys.metrics.ranking import (
 )
 from recsys.metrics.rating import mae, rmse
 
+LESS_IS_BETTER = ("rmse", "mae", "logloss", "calibration_error")
+
 __all__ = [
     "GROUPS",
+    "LESS_IS_BETTER",
     "activity_groups",
     "auc",
     "average_precision_at_k",

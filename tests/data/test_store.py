@@ -94,6 +94,23 @@ def test_a_store_opens_as_it_was_written(tiny, tmp_path):
     assert again.cleaning["rows"]["behaviour"]["kept"] == len(again.user_E)
 
 
+def test_titles_are_read_by_item_position(tiny, tmp_path):
+    goods = pd.read_csv(tmp_path / "goods.csv").assign(name=["Töpfe", *[None] * 10, '"Best" pan'])
+    goods.to_csv(tmp_path / "goods.csv", index=False)
+    keys = [str(sku) for sku in range(100, 112)]
+    assert prepare(tiny, tmp_path / "cache").store.titles.to_pylist() == keys
+    titled = prepare({**tiny, "title": "name"}, tmp_path / "cache").store
+    assert titled.titles.to_pylist() == ["Töpfe", *keys[1:11], '"Best" pan']
+    assert titled.schema.title == "name"
+    assert "name" not in {column.name for column in titled.schema.columns}
+
+
+def test_a_store_without_its_titles_is_built_again(tiny, tmp_path):
+    data = prepare(tiny, tmp_path / "cache")
+    (data.folder / "items.parquet").write_bytes(b"PAR1")
+    assert prepare(tiny, tmp_path / "cache").store.titles.to_pylist()[0] == "100"
+
+
 def test_missing_file_says_where_to_get_the_data(tiny, tmp_path):
     spec = {**tiny, "about": "Ask the shop.", "tables": {**tiny["tables"], "items": {"path": str(tmp_path / "no.csv")}}}
     with pytest.raises(FileNotFoundError, match=r"table `items`: there is no file '.*no\.csv'. Ask the shop\."):
