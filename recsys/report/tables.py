@@ -20,18 +20,25 @@ def cleaning_table(cleaning: Mapping[str, Any]) -> Table:
     return table
 
 
-def metrics_table(title: str, metrics: Mapping[str, Mapping[str, float]], best: Mapping[str, float]) -> Table:
-    """One row per metric; `best` is the best possible test result where it is known."""
+def metrics_table(title: str, metrics: Mapping[str, Any], best: Mapping[str, float]) -> Table:
+    """One row per metric, with the test part's intervals; `best` is the best possible test result where it is known."""
     table = Table(title=title, title_justify="left")
     table.add_column("metric")
     columns = [part for part in ("valid", "test") if metrics.get(part)]
     for part in columns:
         table.add_column(part, justify="right")
+    intervals = metrics.get("intervals", {}).get("test", {})
+    if intervals:
+        table.add_column("95% interval (test)", justify="right")
     if best:
         table.add_column("best possible (test)", justify="right")
     for name in dict.fromkeys(name for part in reversed(columns) for name in metrics[part]):
         cells = [_number(metrics[part].get(name)) for part in columns]
-        table.add_row(name, *cells, *([_number(best.get(name))] if best else []))
+        if intervals:
+            cells.append(" to ".join(map(_number, intervals.get(name, ()))))
+        if best:
+            cells.append(_number(best.get(name)))
+        table.add_row(name, *cells)
     return table
 
 
