@@ -55,7 +55,6 @@ def build_model(cfg: DictConfig, schema: FeatureSchema) -> Recommender:
         objective=_make(resolve(cfg.objective), "objective") if "objective" in cfg else None,
         optimizer=_make(resolve(cfg.optimizer), "optimizer", _partial_=True),
         embedding_weight_decay=cfg.embedding_weight_decay,
-        id_dropout=cfg.id_dropout,
         schedule=cfg.schedule,
         warmup=cfg.warmup,
     )

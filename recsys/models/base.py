@@ -4,7 +4,6 @@ import importlib
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, TypedDict, get_args
 
@@ -29,15 +28,12 @@ class Training(TypedDict, total=False):
 
     `optimizer` makes one from the parameters. `schedule` shapes the learning rate over all steps after a linear
     rise during the share `warmup` of them. `embedding_weight_decay` is the optimizer's `weight_decay` for the embedding
-    tables alone: rare ids need far more of it than the dense layers bear. `id_dropout` is the share of user and item
-    ids that training replaces by their unseen rows, so that the model learns to judge newcomers by everything else
-    (DropoutNet, Volkovs et al. 2017).
+    tables alone: rare ids need far more of it than the dense layers bear.
     """
 
     objective: Objective
     optimizer: Callable[..., Optimizer]
     embedding_weight_decay: float | None
-    id_dropout: float
     schedule: Schedule
     warmup: float
 
@@ -72,7 +68,6 @@ class Recommender(pl.LightningModule):
         objective: Objective | None = None,
         optimizer: Callable[..., Optimizer] = torch.optim.Adam,
         embedding_weight_decay: float | None = None,
-        id_dropout: float = 0.0,
         schedule: Schedule = "constant",
         warmup: float = 0.0,
     ) -> None:
@@ -90,9 +85,7 @@ class Recommender(pl.LightningModule):
             raise ValueError(f"`warmup` must be a share of all steps in [0, 1), got {warmup!r}.")
         if embedding_weight_decay is not None and not embedding_weight_decay >= 0:
             raise ValueError(f"`embedding_weight_decay` must not be negative, got {embedding_weight_decay}.")
-        if not isinstance(id_dropout, int | float) or not 0 <= id_dropout < 1:
-            raise ValueError(f"`id_dropout` must be in [0, 1), got {id_dropout!r}.")
-        self.optimizer, self.embedding_weight_decay, self.id_dropout = optimizer, embedding_weight_decay, id_dropout
+        self.optimizer, self.embedding_weight_decay = optimizer, embedding_weight_decay
         self.schedule, self.warmup = schedule, warmup
 
     def forward(self, batch: Batch) -> Tensor:
@@ -116,8 +109,6 @@ class Recommender(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: ARG002 - Lightning's signature
         """One optimisation step's loss."""
-        if self.id_dropout:
-            batch = hide_ids(batch, self.schema, self.id_dropout)
         loss = self.objective(self(batch).float(), batch.label_B, self.schema.label.negatives)
         loss = loss + self._take_penalties()
         self.log("train/loss", loss, on_step=False, on_epoch=True, prog_bar=True, sync_dist=True, batch_size=len(batch))
@@ -182,17 +173,6 @@ class Recommender(pl.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Note which class the weights belong to."""
         checkpoint[CLASS_KEY] = f"{type(self).__module__}.{type(self).__qualname__}"
-
-
-def hide_ids(batch: Batch, schema: FeatureSchema, share: float) -> Batch:
-    """The batch with the given share of user ids and of item ids replaced, at random, by their unseen rows."""
-    names = [column.name for column in schema.fields]
-    keys = [key for key in (schema.user, schema.item) if key in names]
-    ids_BF = batch.ids_BF.clone()
-    for key in keys:
-        hidden_B = torch.rand(len(batch), device=ids_BF.device) < share
-        ids_BF[hidden_B, names.index(key)] = schema.offset(key)
-    return replace(batch, ids_BF=ids_BF)
 
 
 def learning_rate_factor(schedule: Schedule, warmup: float, step: int, steps: int) -> float:

@@ -8,7 +8,7 @@ import pytorch_lightning as pl
 import torch
 
 from export.graph import example_batch
-from recsys.models.base import hide_ids, learning_rate_factor, load_model
+from recsys.models.base import learning_rate_factor, load_model
 from recsys.models.din import DIN
 from recsys.models.mf import MF
 from recsys.models.ncf import NCF
@@ -78,10 +78,7 @@ def test_the_loss_holds_the_penalty_once(schema):
     torch.testing.assert_close(losses[0], plain + 0.5 * squares / 3)
 
 
-@pytest.mark.parametrize(
-    "options",
-    [{"schedule": "cosin"}, {"warmup": 1.0}, {"warmup": "x"}, {"id_dropout": 1.0}, {"embedding_weight_decay": -1.0}],
-)
+@pytest.mark.parametrize("options", [{"schedule": "cosin"}, {"warmup": 1.0}, {"warmup": "x"}])
 def test_bad_training_options_are_refused_by_name(schema, options):
     with pytest.raises(ValueError, match=f"`{next(iter(options))}`"):
         MF(schema, **options)
@@ -194,29 +191,3 @@ def test_what_neumf_cannot_start_from(schema):
         NCF(with_label(schema, kind="implicit")).start_from([gmf, mlp])
     with pytest.raises(ValueError, match="`pretrained` is for model=ncf; MF trains from scratch"):
         MF(schema).start_from([gmf, mlp])
-
-
-def test_hidden_ids_are_a_share_of_users_and_items_and_nothing_else(schema):
-    torch.manual_seed(0)
-    batch = example_batch(schema, rows=4000, length=2)
-    hidden = hide_ids(batch, schema, 0.25)
-    names = [c.name for c in schema.fields]
-    for position, name in enumerate(names):
-        changed_B = hidden.ids_BF[:, position] != batch.ids_BF[:, position]
-        if name not in ("user", "item"):
-            assert not changed_B.any()
-            continue
-        assert (hidden.ids_BF[changed_B, position] == schema.offset(name)).all()
-        seen_B = batch.ids_BF[:, position] != schema.offset(name)
-        assert float(changed_B[seen_B].float().mean()) == pytest.approx(0.25, abs=0.03)
-    assert hidden.lists is batch.lists
-
-
-def test_ids_are_hidden_in_training_only(schema):
-    model = MF(schema, id_dropout=0.999).train()
-    torch.nn.init.normal_(model.factors.table.weight)
-    model.log = lambda *_, **__: None
-    batch = example_batch(schema, rows=64, length=1)
-    plain = model.objective(model(batch), batch.label_B, 4)
-    assert not torch.equal(model.training_step(batch, 0), plain)
-    assert torch.equal(model.eval().validation_step(batch, 0), model(batch))
