@@ -13,6 +13,8 @@ from matplotlib.ticker import MaxNLocator
 from rich.table import Table
 from torch import Tensor
 
+from recsys.files import whole_file
+
 
 def cleaning_table(cleaning: Mapping[str, Any]) -> Table:
     """Rows read and kept per table, and what each cleaning rule did."""
@@ -48,10 +50,9 @@ def _number(value: float | None) -> str:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write JSON through a temporary file, so that the file is always whole; NaN becomes null."""
-    draft = path.with_name(f".{path.name}.tmp")
-    draft.write_text(json.dumps(_plain(content), indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    draft.replace(path)
+    """Write JSON; the file is always whole; NaN becomes null. Raises OSError naming the file."""
+    with whole_file(path) as draft:
+        draft.write_text(json.dumps(_plain(content), indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def _plain(content: Any) -> Any:
@@ -103,5 +104,5 @@ def plot_roc(score_B: Tensor, label_B: Tensor, title: str, path: Path) -> None:
 
 
 def _save(figure: matplotlib.figure.Figure, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
+    with whole_file(path) as draft:
+        figure.savefig(draft, dpi=120, format=path.suffix[1:])

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import shutil
+import signal
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from recsys.data.batches import Batch, Candidates, InOrder, Rows, Shuffled, TrainRows
 from recsys.data.events import load_events
 from recsys.data.split import TEST, VALID, Split, split_events
 from recsys.data.store import VERSION, Store, open_store, write_store
-from recsys.data.tables import SPLIT_COLUMN, TableSet, check_files
+from recsys.data.tables import SPLIT_COLUMN, SPLITS, TableSet, check_files
 from recsys.declare import declare
 from recsys.schema import FeatureSchema
 
@@ -67,6 +69,7 @@ class DataModule(pl.LightningDataModule):
     `generate` writes the source files of a simulated dataset when they are missing. Training batches hold
     `batch_size` events, evaluation batches `eval_batch_size` rows. Labelled events are validated and tested row by
     row; with `ranking`, the test also ranks the whole catalogue for every user. Implicit data is always ranked.
+    `start` is the place in the training data, (epoch, batch), where a resumed run goes on.
     """
 
     def __init__(
@@ -92,6 +95,7 @@ class DataModule(pl.LightningDataModule):
         self.spec, self.cache = spec, Path(cache)
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.ranking, self.workers, self.seed, self._generate = ranking, workers, seed, generate
+        self.start = (0, 0)
         self._store: Store | None = None
 
     def prepare_data(self) -> None:
@@ -141,11 +145,22 @@ class DataModule(pl.LightningDataModule):
         """The fitted schema."""
         return self.store.schema
 
+    @cached_property
+    def state(self) -> dict[str, Any]:
+        """What the data is by content: its name, the number of events of each part and a hash of the encoded store."""
+        digest = hashlib.sha256(self.schema.fingerprint.encode())
+        for path in sorted(self.folder.glob("*.npy")):
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+        events = {name: int((self.store.part_E == part).sum()) for part, name in enumerate(SPLITS)}
+        return {"name": self.spec.name, "events": events, "fingerprint": digest.hexdigest()}
+
     def train_dataloader(self) -> DataLoader[Batch]:
         """Shuffled training batches, with fresh negatives for implicit data."""
         dataset = TrainRows(self.store)
         rank, world = self._place()
-        return self._loader(dataset, Shuffled(len(dataset), self.batch_size, seed=self.seed, rank=rank, world=world))
+        shuffled = Shuffled(len(dataset), self.batch_size, seed=self.seed, rank=rank, world=world, start=self.start)
+        return self._loader(dataset, shuffled)
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """What training is judged by: the labelled validation rows, or their full ranking for implicit data."""
@@ -173,7 +188,24 @@ class DataModule(pl.LightningDataModule):
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
     def _loader(self, dataset: Dataset[Batch], sampler: Sampler[Any]) -> DataLoader[Batch]:
-        """A sampler's item is a whole batch's index, so the loader neither batches nor collates."""
+        """A sampler's item is a whole batch's index, so the loader neither batches nor collates.
+
+        It has a random generator of its own, so that making batches leaves the model's random numbers (dropout) alone.
+        """
         on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
         workers = min(self.workers, os.cpu_count() or 1)
-        return DataLoader(dataset, sampler=sampler, batch_size=None, num_workers=workers, pin_memory=on_gpu)
+        return DataLoader(
+            dataset,
+            sampler=sampler,
+            batch_size=None,
+            num_workers=workers,
+            pin_memory=on_gpu,
+            generator=torch.Generator(),
+            worker_init_fn=_leave_signals,
+        )
+
+
+def _leave_signals(worker: int) -> None:  # noqa: ARG001 - torch's signature
+    """A signal to all processes is the training process's to answer: it still needs the batches of its last step."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
