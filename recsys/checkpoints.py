@@ -8,6 +8,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+import torch.distributed
 from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.trainer.states import TrainerFn
@@ -89,6 +90,10 @@ class LastCheckpoint(Checkpoint):
         if self._restored is not None:
             trainer.should_stop = self._restored["stop"]
             _restore_random(trainer, self._restored["random"])
+        self._listen()
+
+    def _listen(self) -> None:
+        """Take signals, but not one that is ignored, as by nohup."""
         if threading.current_thread() is threading.main_thread():
             for number in SIGNALS:
                 if signal.getsignal(number) is not signal.SIG_IGN:
@@ -130,6 +135,11 @@ class LastCheckpoint(Checkpoint):
         self._save(trainer, trainer.current_epoch + 1, 0)
         self._stop_if(self._asked_to_stop(trainer))
 
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:  # noqa: ARG002
+        """An error after a signal is its effect: whoever ends all processes has ended the loader's too."""
+        if self._received and not isinstance(exception, Interrupted):
+            raise Interrupted(self._received, self.path) from exception
+
     def _asked_to_stop(self, trainer: pl.Trainer) -> bool:
         asked = self._received is not None
         return trainer.strategy.reduce_boolean_decision(asked, all=False) if trainer.world_size > 1 else asked
@@ -160,14 +170,22 @@ def _random_state(trainer: pl.Trainer) -> dict[str, torch.Tensor]:
     states = {"cpu": torch.get_rng_state()}
     if device.type == "cuda":
         states["cuda"] = torch.cuda.get_rng_state(device)
-    gathered = {name: trainer.strategy.all_gather(state.to(device)) for name, state in states.items()}
-    return {name: state.view(trainer.world_size, -1).cpu() for name, state in gathered.items()}
+    return {name: _gather(state.to(device), trainer.world_size).cpu() for name, state in states.items()}
+
+
+def _gather(state: torch.Tensor, processes: int) -> torch.Tensor:
+    if processes == 1:
+        return state[None]
+    everyone = [torch.empty_like(state) for _ in range(processes)]
+    torch.distributed.all_gather(everyone, state)
+    return torch.stack(everyone)
 
 
 def _restore_random(trainer: pl.Trainer, states: dict[str, torch.Tensor]) -> None:
     processes, device = len(states["cpu"]), trainer.strategy.root_device
     if processes != trainer.world_size:
         raise ValueError(f"the run to resume has {processes} process(es); start as many, not {trainer.world_size}.")
-    torch.set_rng_state(states["cpu"][trainer.global_rank])
-    if device.type == "cuda" and "cuda" in states:
-        torch.cuda.set_rng_state(states["cuda"][trainer.global_rank], device)
+    mine = {name: state[trainer.global_rank].clone() for name, state in states.items()}  # torch misreads a slice
+    torch.set_rng_state(mine["cpu"])
+    if device.type == "cuda" and "cuda" in mine:
+        torch.cuda.set_rng_state(mine["cuda"], device)

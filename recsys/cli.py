@@ -20,6 +20,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf, ValueNode, read_write
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+from pytorch_lightning.utilities import rank_zero_only
 from rich.console import Console
 
 from recsys.checkpoints import Interrupted
@@ -50,7 +51,8 @@ def launch(config_name: str, task: Callable[[DictConfig], float | None]) -> None
             complain(str(error) + leave_folder(run_folder()))
             return None
         except Interrupted as error:
-            complain(str(error))
+            if getattr(rank_zero_only, "rank", 0) == 0:
+                complain(str(error))
             sys.exit(128 + error.number)
         except (KeyboardInterrupt, SystemExit) as error:  # Lightning answers Ctrl-C with an exit
             complain("interrupted." + leave_folder(run_folder()))

@@ -50,7 +50,7 @@ def config(composed, tiny, tmp_path) -> Callable[..., DictConfig]:
     def make(*overrides: str) -> DictConfig:
         options = ["model.hidden=[8]", "model.dropout=0.5", "schedule=cosine", "warmup=0.2", "save_every=1"]
         trainer = ["trainer=cpu", f"trainer.max_epochs={EPOCHS}", "trainer.devices=1"]
-        cfg = composed("model=deepfm", "batch_size=64", f"cache={tmp_path}/cache", *options, *trainer, *overrides)
+        cfg = composed("model=deepfm", "batch_size=43", f"cache={tmp_path}/cache", *options, *trainer, *overrides)
         label = cfg.data.label
         cfg.data = OmegaConf.create({**tiny, "label": {**tiny["label"], "kind": label.kind}})
         return cfg

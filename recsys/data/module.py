@@ -206,6 +206,7 @@ class DataModule(pl.LightningDataModule):
 
 
 def _leave_signals(worker: int) -> None:  # noqa: ARG001 - torch's signature
-    """A signal to all processes is the training process's to answer: it still needs the batches of its last step."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+    """Ctrl-C, or a signal to the process group, is the training process's to answer; it still needs a batch or two."""
+    os.setpgrp()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))  # a death by signal would print a trace
