@@ -136,8 +136,8 @@ class LastCheckpoint(Checkpoint):
         self._stop_if(self._asked_to_stop(trainer))
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:  # noqa: ARG002
-        """An error after a signal is its effect: whoever ends all processes has ended the loader's too."""
-        if self._received and not isinstance(exception, Interrupted):
+        """A lost worker after a signal is its effect: whoever ends all processes has ended the loader's too."""
+        if self._received and isinstance(exception, RuntimeError | ConnectionError):
             raise Interrupted(self._received, self.path) from exception
 
     def _asked_to_stop(self, trainer: pl.Trainer) -> bool:

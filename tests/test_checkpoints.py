@@ -117,6 +117,13 @@ def test_training_goes_on_as_if_never_cut(config, tmp_path, case):
     assert_same_training(config(*options), tmp_path, *cuts)
 
 
+@pytest.mark.parametrize(("options", "place"), [([], (0, 5)), (["+trainer.accumulate_grad_batches=2"], (0, 4))])
+def test_a_training_cut_in_its_validation_repeats_one_step(config, tmp_path, options, place):
+    fit(config("save_every=1000", *options), tmp_path, Cut(validations=0))
+    content = read_checkpoint(tmp_path / "checkpoints" / "last.ckpt")[PLACE_KEY]
+    assert (content["epoch"], content["batch"]) == place
+
+
 def test_a_training_that_stopped_early_stays_stopped(config, tmp_path):
     cfg = config("patience=1", "optimizer.lr=0.5", "trainer.max_epochs=50")
     trainer, model = fit(cfg, tmp_path)
