@@ -48,7 +48,7 @@ def launch(config_name: str, task: Callable[[DictConfig], float | None]) -> None
             return task(cfg)
         except (*USER_ERRORS, OmegaConfBaseException) as error:
             failures.append(str(error))
-            complain(str(error) + leave_folder(run_folder()))
+            complain(describe(error) + leave_folder(run_folder()))
             return None
         except Interrupted as error:
             if getattr(rank_zero_only, "rank", 0) == 0:
@@ -150,7 +150,15 @@ def explain(error: Exception, config_name: str) -> str:
         options = [*groups, *OmegaConf.load(CONFIGS / f"{config_name}.yaml")]
         names = [str(o) for o in options if o not in ("defaults", "hydra")]
         return f"there is no option `{match[1]}`: {nearest(match[1], names)}"
-    return " ".join(str(error).split())
+    return " ".join(describe(error).split())
+
+
+def describe(error: Exception) -> str:
+    """An error's message as a sentence; an OSError that names no file is given the run's folder."""
+    message = str(error).rstrip().removesuffix(".")
+    if isinstance(error, OSError) and error.errno is not None and error.filename is None:
+        message += f" in the run's folder, {run_folder() if HydraConfig.initialized() else '`hydra.run.dir`'}"
+    return f"{message}."
 
 
 def check_types(cfg: DictConfig) -> None:

@@ -365,6 +365,12 @@ def test_a_full_disk_leaves_the_earlier_checkpoints(bookshop, disk):
     assert metrics(run)["epochs"] == 4
 
 
+def test_a_disk_that_is_full_from_the_start_is_named(bookshop, disk):
+    run = disk("size=8k") / "run"
+    _, error = finish(start(bookshop, *DEEPFM, *TRAINING, f"hydra.run.dir={run}"), 1)
+    assert error == "error: [Errno 28] No space left on device in the run's folder, `hydra.run.dir`.\n"
+
+
 def test_a_full_disk_leaves_the_earlier_metrics(disk):
     path = disk("size=64k") / "metrics.csv"
     log = MetricsLog(path)
