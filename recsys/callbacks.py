@@ -1,14 +1,23 @@
-"""Lightning callbacks of every run: progress, one log line per epoch, the configuration inside checkpoints."""
+"""What every run shows, logs and carries: progress, a line per epoch, metrics.csv, the origin of its checkpoints."""
 
+import csv
 import logging
 import time
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import RichProgressBar
+from pytorch_lightning.loggers.logger import Logger
+from pytorch_lightning.utilities import rank_zero_only
+
+from recsys.data.module import DataModule
+from recsys.files import whole_file
 
 log = logging.getLogger(__name__)
 CONFIG_KEY = "recsys_config"
+DATA_KEY = "recsys_data"
+ENCODERS_KEY = "recsys_encoders"
 
 
 class Throughput(pl.Callback):
@@ -20,6 +29,8 @@ class Throughput(pl.Callback):
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
         """Start counting."""
         self.rows, self.started = 0, time.perf_counter()
+
+    on_train_start = on_train_epoch_start  # a resumed run starts inside an epoch
 
     def on_train_batch_end(
         self,
@@ -60,17 +71,50 @@ class Progress(RichProgressBar):
         return figures | {"rows/s": f"{self._throughput.rows_per_second:,.0f}"}
 
 
-class CarryConfig(pl.Callback):
-    """Writes the resolved configuration (plain values) into every checkpoint."""
+class CarryOrigin(pl.Callback):
+    """Writes the resolved configuration, the encoders and the state of the data (plain values) into checkpoints."""
 
     def __init__(self, config: dict[str, Any]) -> None:
         self.config = config
 
     def on_save_checkpoint(
         self,
-        trainer: pl.Trainer,  # noqa: ARG002
+        trainer: pl.Trainer,
         pl_module: pl.LightningModule,  # noqa: ARG002
         checkpoint: dict[str, Any],
     ) -> None:
-        """Add the configuration."""
-        checkpoint[CONFIG_KEY] = self.config
+        """Add them on the process that writes."""
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        if trainer.is_global_zero and isinstance(data, DataModule):
+            origin = {CONFIG_KEY: self.config, ENCODERS_KEY: data.store.encoders.to_dict(), DATA_KEY: data.state}
+            checkpoint |= origin
+
+
+class MetricsLog(Logger):
+    """metrics.csv: a row per logged group of metrics, with epoch and step; the file is whole at all times.
+
+    A resumed run keeps the rows of the `steps` done before and writes the later ones anew.
+    """
+
+    name, version = "", "log"
+
+    def __init__(self, path: Path, steps: int = 0) -> None:
+        super().__init__()
+        self.path, self.steps = path, steps
+        self.rows: list[dict[str, Any]] = []
+        if steps and path.exists():
+            with path.open(encoding="utf-8", newline="") as file:
+                self.rows = [row for row in csv.DictReader(file) if int(row["step"]) < steps]
+
+    def log_hyperparams(self, *_: Any, **__: Any) -> None:
+        """They are in config.yaml."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Add a row and write the file. Raises OSError naming it."""
+        self.rows.append({**metrics, "step": step})
+        names = sorted({name for row in self.rows for name in row})
+        with whole_file(self.path) as draft, draft.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, names)
+            writer.writeheader()
+            writer.writerows(self.rows)

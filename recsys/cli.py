@@ -6,23 +6,29 @@ import logging
 import os
 import re
 import shutil
+import signal
 import sys
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException
-from omegaconf import DictConfig, OmegaConf, ValueNode
+from omegaconf import DictConfig, OmegaConf, ValueNode, read_write
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+from pytorch_lightning.utilities import rank_zero_only
 from rich.console import Console
 
+from recsys.checkpoints import Interrupted
 from recsys.config import USER_ERRORS
 from recsys.declare import nearest
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+TERMINATED = 128 + signal.SIGTERM
 log = logging.getLogger(__name__)
 
 
@@ -42,18 +48,37 @@ def launch(config_name: str, task: Callable[[DictConfig], float | None]) -> None
             return task(cfg)
         except (*USER_ERRORS, OmegaConfBaseException) as error:
             failures.append(str(error))
-            complain(str(error) + leave_folder(run_folder()))
+            complain(describe(error) + leave_folder(run_folder()))
             return None
-        except (KeyboardInterrupt, SystemExit):  # Lightning answers Ctrl-C in training with an exit
+        except Interrupted as error:
+            if getattr(rank_zero_only, "rank", 0) == 0:
+                complain(str(error))
+            sys.exit(128 + error.number)
+        except (KeyboardInterrupt, SystemExit) as error:  # Lightning answers Ctrl-C with an exit
             complain("interrupted." + leave_folder(run_folder()))
-            sys.exit(130)
+            sys.exit(TERMINATED if error.args == (TERMINATED,) else 130)
 
     try:
-        hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=config_name)(job)()
+        with terminable():
+            hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=config_name)(job)()
     except (HydraException, OmegaConfBaseException, OSError) as error:
         complain(explain(error, config_name))
         sys.exit(1)
     sys.exit(1 if failures else 0)
+
+
+@contextlib.contextmanager
+def terminable() -> Iterator[None]:
+    """Let SIGTERM end the body by SystemExit, so that half-written files are removed; training has its own answer."""
+
+    def leave(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+        sys.exit(TERMINATED)
+
+    earlier = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, earlier)
 
 
 def complain(message: str) -> None:
@@ -67,13 +92,39 @@ def run_folder() -> Path:
     return Path(HydraConfig.get().runtime.output_dir)
 
 
+def go_on_in(folder: Path) -> Path:
+    """Make an earlier run's folder that of the running job, with its run.log; nothing is left of the new one."""
+    new = run_folder().resolve()
+    if folder != new:
+        for handler in logging.getLogger().handlers:
+            if isinstance(handler, logging.FileHandler):
+                handler.close()  # it opens the other file with the next message
+                handler.baseFilename = str(folder / "run.log")
+        leave_folder(new)
+        config: Any = HydraConfig.get()
+        with read_write(config):
+            config.runtime.output_dir = str(folder)
+    return folder
+
+
+class RunLog(logging.FileHandler):
+    """run.log; when it cannot be written the run ends with a message, rather than going on with a trace per line."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Raises OSError naming the file."""
+        error = sys.exc_info()[1]
+        if isinstance(error, OSError):
+            raise OSError(error.errno, f"cannot write the file: {error.strerror}", self.baseFilename) from error
+        super().handleError(record)
+
+
 def leave_folder(folder: Path) -> str:
     """Remove what Hydra wrote for a run that came to nothing; keep one that began, with the error's trace in its log.
 
     A run has begun once its config.yaml is written. Returns what the message should add.
     """
     if (folder / "config.yaml").exists():
-        with (folder / "run.log").open("a", encoding="utf-8") as file:
+        with contextlib.suppress(OSError), (folder / "run.log").open("a", encoding="utf-8") as file:
             file.write(traceback.format_exc())
         return f" What was done so far and run.log are in {folder}."
     shutil.rmtree(folder / ".hydra", ignore_errors=True)
@@ -99,7 +150,15 @@ def explain(error: Exception, config_name: str) -> str:
         options = [*groups, *OmegaConf.load(CONFIGS / f"{config_name}.yaml")]
         names = [str(o) for o in options if o not in ("defaults", "hydra")]
         return f"there is no option `{match[1]}`: {nearest(match[1], names)}"
-    return " ".join(str(error).split())
+    return " ".join(describe(error).split())
+
+
+def describe(error: Exception) -> str:
+    """An error's message as a sentence; an OSError that names no file is given the run's folder."""
+    message = str(error).rstrip().removesuffix(".")
+    if isinstance(error, OSError) and error.errno is not None and error.filename is None:
+        message += f" in the run's folder, {run_folder() if HydraConfig.initialized() else '`hydra.run.dir`'}"
+    return f"{message}."
 
 
 def check_types(cfg: DictConfig) -> None:
@@ -143,6 +202,8 @@ def quiet_libraries() -> None:
         ".*does not have many workers.*",
         ".*LeafSpec.*is deprecated.*",
         ".*smaller than the logging interval.*",
+        ".*dataloader is not resumable.*",  # the sampler goes on where the run stopped
+        ".*Checkpoint directory .* exists and is not empty.*",
         ".*It is recommended to use `self.log.*sync_dist=True.*",  # metrics are equal on every process already
     ):
         warnings.filterwarnings("ignore", message)

@@ -10,11 +10,12 @@ import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning.callbacks import EarlyStopping, LearningRateMonitor, ModelCheckpoint
-from pytorch_lightning.loggers import CSVLogger, Logger
+from pytorch_lightning.callbacks import EarlyStopping, LearningRateMonitor
+from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from recsys.callbacks import CONFIG_KEY, CarryConfig, Progress, Throughput
+from recsys.callbacks import CONFIG_KEY, CarryOrigin, MetricsLog, Progress, Throughput
+from recsys.checkpoints import BestCheckpoint, LastCheckpoint, WholeCheckpoints
 from recsys.data.module import DataModule, DataSpec
 from recsys.evaluation import Evaluation, monitor_of
 from recsys.models.base import Recommender, read_checkpoint
@@ -60,11 +61,11 @@ def build_model(cfg: DictConfig, schema: FeatureSchema) -> Recommender:
     )
 
 
-def build_trainer(cfg: DictConfig, kind: str, folder: Path | None = None) -> pl.Trainer:
+def build_trainer(cfg: DictConfig, kind: str, folder: Path | None = None, steps: int = 0) -> pl.Trainer:
     """The trainer of `cfg.trainer`, with the evaluation of labels of `kind`.
 
     With a `folder` it writes checkpoints and logs there and stops early; without one it only evaluates, on one
-    device, and writes nothing.
+    device, and writes nothing. `steps` of the optimizer were done before, in a run that is resumed.
     """
     throughput = Throughput()
     callbacks: list[pl.Callback] = [Evaluation(list(cfg.evaluation.k)), throughput]
@@ -78,9 +79,9 @@ def build_trainer(cfg: DictConfig, kind: str, folder: Path | None = None) -> pl.
     if cfg.patience is not None:
         callbacks.append(EarlyStopping(monitor, mode=mode, patience=cfg.patience))
     checkpoints = folder / "checkpoints"
-    callbacks.append(ModelCheckpoint(checkpoints, "best", monitor, mode=mode, save_last=True))
-    callbacks += [LearningRateMonitor("epoch"), CarryConfig(resolve(cfg))]
-    return _make(options, "trainer", callbacks=callbacks, logger=_loggers(folder))
+    callbacks += [LearningRateMonitor("epoch"), CarryOrigin(resolve(cfg))]
+    callbacks += [BestCheckpoint(checkpoints, monitor, mode), LastCheckpoint(checkpoints / "last.ckpt", cfg.save_every)]
+    return _make(options, "trainer", callbacks=callbacks, logger=_loggers(folder, steps), plugins=[WholeCheckpoints()])
 
 
 def build_monitor(cfg: DictConfig, kind: str) -> tuple[str, str]:
@@ -88,9 +89,9 @@ def build_monitor(cfg: DictConfig, kind: str) -> tuple[str, str]:
     return monitor_of(kind, cfg.evaluation.monitor, cfg.evaluation.k, cfg.evaluation.candidates)
 
 
-def _loggers(folder: Path) -> list[Logger]:
+def _loggers(folder: Path, steps: int) -> list[Logger]:
     """A CSV log, and TensorBoard's where it is installed."""
-    loggers: list[Logger] = [CSVLogger(folder, name="", version="log")]
+    loggers: list[Logger] = [MetricsLog(folder / "log" / "metrics.csv", steps)]
     if importlib.util.find_spec("tensorboard"):
         from pytorch_lightning.loggers import TensorBoardLogger
 
@@ -119,6 +120,10 @@ def check(cfg: DictConfig) -> None:
     build_monitor(cfg, schema.label.kind)
     if cfg.patience is not None and cfg.patience < 1:
         raise ValueError(f"`patience` must be at least 1 (epochs), or null to never stop early, got {cfg.patience}.")
+    if not isinstance(cfg.save_every, int) or cfg.save_every < 1:
+        raise ValueError(f"`save_every` must be an integer of at least 1 (steps), got {cfg.save_every}.")
+    if not isinstance(cfg.resume, bool | str | None):
+        raise ValueError(f"`resume` must be true, a checkpoint's path or null, got {cfg.resume!r}.")
 
 
 def _check_optimizer(cfg: DictConfig, model: Recommender) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
+MISSING = "missing"
 
 
 def nearest(word: str, options: Iterable[str]) -> str:
@@ -19,6 +20,29 @@ def nearest(word: str, options: Iterable[str]) -> str:
     close = difflib.get_close_matches(str(word), names, n=1)
     hint = f"did you mean {close[0]!r}? " if close else ""
     return f"{hint}Valid: {', '.join(names) or '(none)'}."
+
+
+def differences(there: Any, here: Any, name: str = "") -> dict[str, tuple[Any, Any]]:
+    """The values that differ in two nested mappings, by dotted name; "missing" where one has none.
+
+    >>> differences({"seed": 0, "model": {"dim": 8}}, {"seed": 0, "model": {"dim": 16, "dropout": 0.1}})
+    {'model.dim': (8, 16), 'model.dropout': ('missing', 0.1)}
+    """
+    if not (isinstance(there, Mapping) and isinstance(here, Mapping)):
+        return {} if there == here else {name: (there, here)}
+    found: dict[str, tuple[Any, Any]] = {}
+    for key in dict.fromkeys([*there, *here]):
+        found |= differences(there.get(key, MISSING), here.get(key, MISSING), f"{name}.{key}".lstrip("."))
+    return found
+
+
+def listed(parts: list[str], shown: int = 3) -> str:
+    """The first few of many, for a message.
+
+    >>> listed(["a", "b", "c"], shown=2)
+    'a; b; 1 more'
+    """
+    return "; ".join(parts[:shown] + ([f"{len(parts) - shown} more"] if len(parts) > shown else []))
 
 
 def declare(cls: type[T], mapping: Any, where: str) -> T:

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from recsys.declare import declare, nearest
+from recsys.declare import MISSING, declare, differences, listed, nearest
 
 Role = Literal["user", "item", "scene"]
 ROLES: tuple[Role, ...] = ("user", "item", "scene")
@@ -268,3 +268,24 @@ class FeatureSchema:
 def history_name(column: str) -> str:
     """The key of a history column in `Batch.lists`."""
     return HISTORY + column
+
+
+def schema_difference(there: FeatureSchema, here: FeatureSchema) -> str:
+    """What differs between two schemas, in words for a message about the first; "" when they are equal."""
+    if there == here:
+        return ""
+    parts = []
+    for name, (a, b) in differences(_by_name(there), _by_name(here)).items():
+        if MISSING in (a, b) and name.startswith("column "):
+            parts.append(f"{name} is missing {'there' if a == MISSING else 'here'}")
+        else:
+            parts.append(f"{name}: {a} there, {b} here")
+    return listed(parts) or "the columns stand in another order, or their values are numbered differently"
+
+
+def _by_name(schema: FeatureSchema) -> dict[str, Any]:
+    """A schema as a mapping whose keys say what they are, without the hash of its encoders."""
+    content = schema.to_dict()
+    columns = {f"column {column['name']!r}": column for column in content.pop("columns")}
+    sizes = {f"size of {name!r}": size for name, size in content.pop("sizes").items()}
+    return columns | {key: value for key, value in content.items() if key != "encoders"} | sizes

@@ -14,6 +14,7 @@ from recsys.data.split import TEST
 from recsys.evaluation import best_possible, evaluate
 from recsys.models.base import load_model
 from recsys.report import metrics_table, write_json
+from recsys.schema import schema_difference
 
 
 def evaluate_checkpoint(cfg: DictConfig) -> None:
@@ -27,10 +28,10 @@ def evaluate_checkpoint(cfg: DictConfig) -> None:
     trainer = build_trainer(trained, model.schema.label.kind)
     data.prepare_data()
     data.setup()
-    if model.schema.fingerprint != data.schema.fingerprint:
+    if different := schema_difference(model.schema, data.schema):
         raise ValueError(
-            f"{cfg.checkpoint} was trained on other data: the tables or the schema of {data.spec.name!r} have "
-            "changed since; train again, or restore the tables."
+            f"{cfg.checkpoint} was trained on other data than {data.spec.name!r} holds ({different}); "
+            "train again, or restore the tables."
         )
     metrics = evaluate(trainer, model, data)
     best = best_possible(data, TEST)

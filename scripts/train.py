@@ -17,11 +17,13 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from export.graph import export_graph
-from recsys.cli import launch, run_folder
+from recsys.checkpoints import Interrupted
+from recsys.cli import go_on_in, launch, run_folder
 from recsys.config import build_data, build_model, build_trainer, check
 from recsys.data.module import DataModule
 from recsys.data.split import TEST
 from recsys.evaluation import Evaluation, best_possible, evaluate
+from recsys.files import whole_file
 from recsys.models.base import Recommender, load_model
 from recsys.report import (
     cleaning_table,
@@ -33,6 +35,7 @@ from recsys.report import (
     write_json,
     write_page,
 )
+from recsys.resume import check_resumable, find_resumption
 
 log = logging.getLogger("train")
 
@@ -43,20 +46,33 @@ def train(cfg: DictConfig) -> float | None:
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     started, folder, console = time.perf_counter(), run_folder(), Console(highlight=False)
     data = build_data(cfg)
-    trainer = build_trainer(cfg, data.spec.schema.label.kind, folder)
+    resumed = find_resumption(cfg, folder)
+    if resumed:
+        folder, data.start = go_on_in(resumed.folder), resumed.start
+    trainer = build_trainer(cfg, data.spec.schema.label.kind, folder, resumed.steps if resumed else 0)
     data.prepare_data()
     data.setup()
     model = build_model(cfg, data.schema)
     if cfg.pretrained:
         model.start_from([load_model(path) for path in cfg.pretrained])
+    if resumed:
+        check_resumable(resumed, model, data)
+        log.info("resuming %s in epoch %d after %d batches", folder, *resumed.start)
     if trainer.is_global_zero:
         data.check_leaks()
-        (folder / "config.yaml").write_text(OmegaConf.to_yaml(cfg, resolve=True), encoding="utf-8")
-        shutil.copy(data.folder / "encoders.json", folder / "encoders.json")
+        with whole_file(folder / "config.yaml") as draft:
+            draft.write_text(OmegaConf.to_yaml(cfg, resolve=True), encoding="utf-8")
+        with whole_file(folder / "encoders.json") as draft:
+            shutil.copyfile(data.folder / "encoders.json", draft)
         console.print(cleaning_table(data.store.cleaning))
         console.print(summary(data, model, trainer))
         log.info("first step after %.1f s", time.perf_counter() - started)
-    trainer.fit(model, datamodule=data)
+    try:
+        trainer.fit(model, datamodule=data, ckpt_path=resumed and resumed.checkpoint, weights_only=True)
+    except Interrupted as signal:
+        if trainer.is_global_zero:
+            report_interrupted(cfg, folder, signal, trainer)
+        raise
 
     checkpoint: Any = trainer.checkpoint_callback
     if not checkpoint.best_model_path:
@@ -123,6 +139,16 @@ def report(
     rows, model = evaluation.rows.get("test"), trainer.lightning_module
     write_json(folder / "evaluation.json", evaluation_summary(model, data.store, rows, checkpoint.monitor))
     console.print(f"report: {write_page(folder)}", soft_wrap=True)
+
+
+def report_interrupted(cfg: DictConfig, folder: Path, signal: Interrupted, trainer: pl.Trainer) -> None:
+    """metrics.json with the last validation, and the learning curves; the test part is left for the end of the run."""
+    curves = read_curves(folder / "log" / "metrics.csv")
+    valid = {name.removeprefix("valid/"): points[-1][1] for name, points in curves.items() if name.startswith("valid/")}
+    content = {"valid": valid, "seed": cfg.seed, "epochs": trainer.current_epoch, "interrupted": signal.number.name}
+    write_json(folder / "metrics.json", content)
+    checkpoint: Any = trainer.checkpoint_callback
+    plot_curves(curves, checkpoint.monitor, folder / "plots" / "curves.png")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@ from dataclasses import FrozenInstanceError
 
 import pytest
 
-from recsys.schema import Column, FeatureSchema, History, Label, history_name
+from recsys.schema import Column, FeatureSchema, History, Label, history_name, schema_difference
 
 BASE = {
     "user": "user",
@@ -137,3 +137,25 @@ def test_a_column_set_to_null_is_left_out():
     columns = {"u": {"role": "user", "kind": "category"}, "i": {"role": "item", "kind": "category"}, "age": None}
     schema = FeatureSchema.parse({"user": "u", "item": "i", "label": {"kind": "implicit"}, "columns": columns})
     assert [c.name for c in schema.columns] == ["u", "i"]
+
+
+@pytest.mark.parametrize(
+    ("here", "words"),
+    [
+        (BASE, ""),
+        (changed("age", of={"buckets": 8}), "column 'age'.buckets: 4 there, 8 here"),
+        (changed("brand", of={"role": "item", "kind": "category"}), "column 'brand' is missing there"),
+        (changed(sizes={**BASE["sizes"], "item": 9}), "size of 'item': 7 there, 9 here"),
+        (changed(label={**BASE["label"], "positive_from": 3}), "label.positive_from: 4.0 there, 3.0 here"),
+        (
+            changed(history=None),
+            "history: {'columns': ['item', 'genres'], 'length': 5, 'order': None} there, None here",
+        ),
+        (changed(encoders="abc"), "the columns stand in another order, or their values are numbered differently"),
+        (changed(sizes={"age": 6, "hour": 26, "genres": 12}), "size of 'item': 7 there, missing here; 2 more"),
+    ],
+)
+def test_a_difference_is_named(here, words):
+    difference = schema_difference(FeatureSchema.parse(BASE), FeatureSchema.parse(here))
+    assert difference.endswith(words)
+    assert bool(difference) == bool(words)

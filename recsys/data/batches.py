@@ -285,12 +285,23 @@ class Shuffled(Sampler[tuple[np.ndarray, tuple[int, ...]]]):
     """A fresh permutation each epoch, cut into batches; `rank` of `world` takes its share of every global batch.
 
     All ranks take the same number of steps. A last batch with fewer than two rows per rank is left out of the epoch:
-    batch norm cannot use it, and the next epoch shuffles anew.
+    batch norm cannot use it, and the next epoch shuffles anew. `start` = (epoch, batch) leaves out the batches that
+    a resumed run has had; the length is a whole epoch's all the same.
     """
 
-    def __init__(self, count: int, batch_size: int, *, seed: int, rank: int = 0, world: int = 1) -> None:
+    def __init__(
+        self,
+        count: int,
+        batch_size: int,
+        *,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+        start: tuple[int, int] = (0, 0),
+    ) -> None:
         self.count, self.batch_size, self.seed = count, batch_size, seed
-        self.rank, self.world, self.epoch = rank, world, 0
+        self.rank, self.world, self.start = rank, world, start
+        self.epoch = start[0]
 
     def set_epoch(self, epoch: int) -> None:
         """Called by Lightning before each epoch."""
@@ -303,7 +314,8 @@ class Shuffled(Sampler[tuple[np.ndarray, tuple[int, ...]]]):
     def __iter__(self) -> Iterator[tuple[np.ndarray, tuple[int, ...]]]:
         order = np.random.default_rng((self.seed, self.epoch)).permutation(self.count)
         size = self.batch_size * self.world
-        for step in range(len(self)):
+        done = self.start[1] if self.epoch == self.start[0] else 0
+        for step in range(done, len(self)):
             mine = order[step * size : (step + 1) * size][self.rank :: self.world]
             yield mine, (self.seed, self.epoch, step, self.rank)
 

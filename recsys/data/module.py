@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import shutil
+import signal
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from recsys.data.batches import Batch, Candidates, FewCandidates, InOrder, Rows, Shuffled, TrainRows
@@ -21,7 +23,7 @@ from recsys.data.events import load_events
 from recsys.data.leaks import RULES, check_leaks
 from recsys.data.split import TEST, VALID, Split, split_events
 from recsys.data.store import VERSION, Store, open_store, write_store
-from recsys.data.tables import SPLIT_COLUMN, TableSet, check_files
+from recsys.data.tables import SPLIT_COLUMN, SPLITS, TableSet, check_files
 from recsys.declare import declare
 from recsys.schema import FeatureSchema
 
@@ -71,6 +73,7 @@ class DataModule(pl.LightningDataModule):
     row; with `ranking`, the test also ranks the whole catalogue for every user. Implicit data is always ranked.
     With `candidates`, each liked item is ranked among that many sampled items instead, in the test among those that
     the dataset gives.
+    `start` is the place in the training data, (epoch, batch), where a resumed run goes on.
     """
 
     def __init__(
@@ -99,6 +102,7 @@ class DataModule(pl.LightningDataModule):
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.ranking, self.candidates = ranking, candidates
         self.workers, self.seed, self._generate = workers, seed, generate
+        self.start = (0, 0)
         self._store: Store | None = None
 
     def prepare_data(self) -> None:
@@ -159,11 +163,22 @@ class DataModule(pl.LightningDataModule):
         check_leaks(self.train_rows, self.spec.tables)
         log.info("leak check passed: %s (%.1f s)", ", ".join(RULES), time.perf_counter() - started)
 
+    @cached_property
+    def state(self) -> dict[str, Any]:
+        """What the data is by content: its name, the number of events of each part and a hash of the encoded store."""
+        digest = hashlib.sha256(self.schema.fingerprint.encode())
+        for path in sorted(self.folder.glob("*.npy")):
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+        events = {name: int((self.store.part_E == part).sum()) for part, name in enumerate(SPLITS)}
+        return {"name": self.spec.name, "events": events, "fingerprint": digest.hexdigest()}
+
     def train_dataloader(self) -> DataLoader[Batch]:
         """Shuffled training batches, with fresh negatives for implicit data."""
         dataset = self.train_rows
         rank, world = self._place()
-        return self._loader(dataset, Shuffled(len(dataset), self.batch_size, seed=self.seed, rank=rank, world=world))
+        shuffled = Shuffled(len(dataset), self.batch_size, seed=self.seed, rank=rank, world=world, start=self.start)
+        return self._loader(dataset, shuffled)
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """What training is judged by: the labelled validation rows, or their full ranking for implicit data."""
@@ -196,7 +211,25 @@ class DataModule(pl.LightningDataModule):
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
     def _loader(self, dataset: Dataset[Batch], sampler: Sampler[Any]) -> DataLoader[Batch]:
-        """A sampler's item is a whole batch's index, so the loader neither batches nor collates."""
+        """A sampler's item is a whole batch's index, so the loader neither batches nor collates.
+
+        It has a random generator of its own, so that making batches leaves the model's random numbers (dropout) alone.
+        """
         on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
         workers = min(self.workers, os.cpu_count() or 1)
-        return DataLoader(dataset, sampler=sampler, batch_size=None, num_workers=workers, pin_memory=on_gpu)
+        return DataLoader(
+            dataset,
+            sampler=sampler,
+            batch_size=None,
+            num_workers=workers,
+            pin_memory=on_gpu,
+            generator=torch.Generator(),
+            worker_init_fn=_leave_signals,
+        )
+
+
+def _leave_signals(worker: int) -> None:  # noqa: ARG001 - torch's signature
+    """Ctrl-C, or a signal to the process group, is the training process's to answer; it still needs a batch or two."""
+    os.setpgrp()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))  # a death by signal would print a trace

@@ -6,6 +6,7 @@ import matplotlib.figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
+from recsys.files import whole_file
 from recsys.report.run import Curves
 from recsys.report.summaries import roc
 
@@ -35,5 +36,5 @@ def plot_roc(score_B: Tensor, label_B: Tensor, title: str, path: Path) -> None:
 
 
 def _save(figure: matplotlib.figure.Figure, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
+    with whole_file(path) as draft:
+        figure.savefig(draft, dpi=120, format=path.suffix[1:])

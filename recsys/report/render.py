@@ -5,11 +5,13 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from recsys.files import whole_file
+
 MISSING = "–"
 
 
 def render(path: Path, template: str, **content: Any) -> Path:
-    """Write a page through a temporary file, so that the file is always whole; every text is escaped."""
+    """Write a page; every text is escaped."""
     environment = Environment(
         loader=PackageLoader("recsys.report"),
         autoescape=True,
@@ -18,10 +20,8 @@ def render(path: Path, template: str, **content: Any) -> Path:
         undefined=StrictUndefined,
     )
     environment.filters["number"] = number
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.tmp")
-    draft.write_text(environment.get_template(template).render(**content), encoding="utf-8")
-    draft.replace(path)
+    with whole_file(path) as draft:
+        draft.write_text(environment.get_template(template).render(**content), encoding="utf-8")
     return path
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from recsys.data.split import TEST, TRAIN
 from recsys.data.store import Store
 from recsys.data.tables import SPLITS
+from recsys.files import whole_file
 from recsys.models.base import Recommender
 from recsys.report.recommendations import recommendations
 from recsys.report.summaries import summarise
@@ -24,10 +25,9 @@ Curves = dict[str, list[tuple[int, float]]]
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write JSON through a temporary file, so that the file is always whole; NaN becomes null."""
-    draft = path.with_name(f".{path.name}.tmp")
-    draft.write_text(json.dumps(_plain(content), indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    draft.replace(path)
+    """Write JSON; NaN becomes null. Raises OSError naming the file."""
+    with whole_file(path) as draft:
+        draft.write_text(json.dumps(_plain(content), indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def _plain(content: Any) -> Any:

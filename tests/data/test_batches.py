@@ -94,6 +94,17 @@ def test_shuffled_gives_every_rank_its_share_of_a_fresh_permutation(count, size,
     assert len(keys) == sum(map(len, ranks))
 
 
+@given(count=st.integers(1, 60), size=st.integers(1, 9), world=st.integers(1, 3), done=st.integers(0, 9))
+def test_shuffled_goes_on_where_it_stopped(count, size, world, done):
+    whole, rest = (Shuffled(count, size, seed=3, rank=world - 1, world=world, start=(2, n)) for n in (0, done))
+    assert len(whole) == len(rest)
+    for epoch in (2, 3):
+        for sampler in (whole, rest):
+            sampler.set_epoch(epoch)
+        expected = list(whole)[done if epoch == 2 else 0 :]
+        assert [(rows.tolist(), key) for rows, key in rest] == [(rows.tolist(), key) for rows, key in expected]
+
+
 @settings(max_examples=50, deadline=None)
 @given(units=st.integers(0, 60), unit=st.integers(1, 5), size=st.integers(1, 9), world=st.integers(1, 3))
 def test_in_order_covers_every_position_once_in_equal_steps_and_whole_units(units, unit, size, world):

@@ -1,15 +1,9 @@
 """A stranger's tables and one yaml, no Python, through the real command line; and what bad input ends in."""
 
-import dataclasses
 import json
-import logging
 import os
-import runpy
-import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,100 +13,12 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 
-YAML = """
-name: bookshop
-tables:
-  behaviour:
-    path: {folder}/loans.txt
-    sep: ";"
-    rename: {{Leser: reader, Buch: book, Zeit: lent_at, Note: mark}}
-  items: {{path: {folder}/books.tsv, sep: "\\t", key: book, encoding: latin-1}}
-  scenes: {{path: {folder}/branches.csv.gz, key: branch}}
-user: reader
-item: book
-time: {{column: lent_at}}
-label: {{kind: threshold, column: mark, positive_from: 3, range: [1, 5]}}
-columns:
-  reader: {{role: user, kind: category}}
-  book: {{role: item, kind: category}}
-  writer: {{role: item, kind: category, min_count: 2}}
-  pages: {{role: item, kind: number, log1p: true}}
-  shelves: {{role: item, kind: tags, sep: "/", length: 3}}
-  town: {{role: scene, kind: category}}
-  weekday: {{role: scene, kind: category, part: weekday}}
-history: {{columns: [book, shelves], length: 10}}
-split: {{by: time, valid: 0.2, test: 0.2}}
-"""
 
-
-@pytest.fixture(scope="module")
-def bookshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three small tables with names of their own, and a config folder with the one yaml."""
-    folder = tmp_path_factory.mktemp("bookshop")
-    rng = np.random.default_rng(0)
-    pd.DataFrame(
-        {
-            "Leser": [f"Käthe-{n}" for n in rng.integers(0, 40, 1500)],
-            "Buch": rng.integers(0, 30, 1500) + 2**60,
-            "branch": rng.integers(0, 4, 1500),
-            "Zeit": pd.Timestamp("2024-01-01") + pd.to_timedelta(np.sort(rng.integers(0, 10**6, 1500)), "s"),
-            "Note": rng.integers(1, 6, 1500),
-            "Bemerkung": "unread",
-        }
-    ).to_csv(folder / "loans.txt", sep=";", index=False)
-    books = pd.DataFrame(
-        {
-            "book": np.arange(30) + 2**60,
-            "writer": rng.choice(["Brontë", "Böll", "Eco", "Ōe"[1:]], 30),
-            "pages": rng.integers(80, 900, 30).astype(str),
-            "shelves": rng.choice(["novel/old", "poems", "novel/new/war", ""], 30),
-        }
-    )
-    books.loc[3, "pages"] = "many"
-    books.to_csv(folder / "books.tsv", sep="\t", index=False, encoding="latin-1")
-    branches = pd.DataFrame({"branch": range(3), "town": ["Ulm", "Bonn", "Köln"]})
-    branches.to_csv(folder / "branches.csv.gz", index=False)
-    (folder / "configs" / "data").mkdir(parents=True)
-    (folder / "configs" / "data" / "bookshop.yaml").write_text(YAML.format(folder=folder), encoding="utf-8")
-    return folder
-
-
-@dataclasses.dataclass
-class Done:
-    """What a command ended in."""
-
-    returncode: int
-    stdout: str
-    stderr: str
-
-
-def run(folder: Path, script: str, *arguments: str) -> Done:
+def run(folder: Path, script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """The real command line in a process and a working folder of its own."""
     command = [sys.executable, str(ROOT / "scripts" / script), *arguments]
     environment = {**os.environ, "RECSYS_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-    return Done(done.returncode, done.stdout, done.stderr)
-
-
-@pytest.fixture
-def call(
-    bookshop: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> Iterator[Callable[..., Done]]:
-    """The same script in this process, which saves the seconds that importing torch takes."""
-    monkeypatch.chdir(bookshop)
-    monkeypatch.setenv("RECSYS_CACHE", str(bookshop / "cache"))
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    handlers = list(logging.getLogger().handlers)
-
-    def make(script: str, *arguments: str) -> Done:
-        monkeypatch.setattr(sys, "argv", [str(ROOT / "scripts" / script), *arguments])
-        with pytest.raises(SystemExit) as ended:
-            runpy.run_path(sys.argv[0], run_name="__main__")
-        out, err = capfd.readouterr()
-        return Done(ended.value.code, out, err)
-
-    yield make
-    logging.getLogger().handlers[:] = handlers
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 
 def bookshop_options(folder: Path) -> list[str]:
@@ -250,6 +156,11 @@ BAD = {
     "data.time.column=lent": "table `behaviour` has no column 'lent': did you mean 'lent_at'",
     "+data.columns.reader.bucket=3": "did you mean 'buckets'",
     "data.split.colum=branch": "write +data.split.colum=",
+    "save_every=0": "`save_every` must be an integer of at least 1 (steps), got 0",
+    "save_every=null": "`save_every` must be an integer of at least 1 (steps), got None",
+    "resume=3": "`resume` must be true, a checkpoint's path or null, got 3",
+    "resume=nowhere/last.ckpt": "there is no checkpoint 'nowhere/last.ckpt'",
+    "resume=loans.txt": "'loans.txt' is not a checkpoint",
 }
 
 
@@ -352,27 +263,6 @@ def test_a_last_batch_of_one_row_does_not_break_batch_norm(bookshop, call, tmp_p
             f"hydra.run.dir={tmp_path}/{size}",
         )
         assert done.returncode == 0, done.stderr
-
-
-def test_an_interrupted_run_ends_in_one_message(bookshop):
-    command = [sys.executable, str(ROOT / "scripts" / "train.py"), *bookshop_options(bookshop), "model=din"]
-    command += ["trainer.max_epochs=100000", "patience=null", f"hydra.run.dir={bookshop}/interrupted", "trainer=cpu"]
-    environment = {**os.environ, "RECSYS_CACHE": str(bookshop / "cache"), "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, cwd=bookshop, env=environment, stderr=subprocess.PIPE, text=True)
-    last = bookshop / "interrupted" / "checkpoints" / "last.ckpt"
-    try:
-        for _ in range(600):
-            if last.exists():
-                break
-            time.sleep(0.1)
-        process.send_signal(signal.SIGINT)
-        error = process.communicate(timeout=60)[1]
-    finally:
-        process.kill()
-    assert process.returncode == 130
-    assert error.startswith("error: interrupted. What was done so far and run.log are in")
-    assert "Traceback" not in error
-    assert last.exists()
 
 
 def test_an_unwritable_run_folder_is_one_message(bookshop, call):

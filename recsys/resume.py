@@ -1,0 +1,102 @@
+"""Which run to resume, where it goes on, and what is refused because it would not go on as if it had never stopped."""
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from recsys.callbacks import CONFIG_KEY, DATA_KEY
+from recsys.checkpoints import PLACE_KEY
+from recsys.config import resolve
+from recsys.data.module import DataModule
+from recsys.declare import differences, listed
+from recsys.models.base import Recommender, read_checkpoint
+from recsys.schema import FeatureSchema, schema_difference
+
+log = logging.getLogger(__name__)
+FREE = ("resume", "workers", "cache", "export", "save_every")  # options that change no result
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resumption:
+    """A checkpoint to go on from: the place in the data and the optimizer's steps done before."""
+
+    checkpoint: Path
+    start: tuple[int, int]
+    steps: int
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder, in which it goes on."""
+        return self.checkpoint.parents[1]
+
+
+def find_resumption(cfg: DictConfig, folder: Path) -> Resumption | None:
+    """What `resume` asks for: nothing; the newest unfinished run beside `folder` with this configuration; or a path.
+
+    Raises FileNotFoundError, or ValueError that says why the run cannot be resumed.
+    """
+    if not cfg.resume:
+        return None
+    path = _newest(cfg, folder) if cfg.resume is True else Path(cfg.resume)
+    content = read_checkpoint(path)
+    path = path.resolve()
+    if PLACE_KEY not in content or not (path.parents[1] / "config.yaml").is_file():
+        raise ValueError(f"`resume` needs the checkpoints/last.ckpt inside a run's folder, got {str(path)!r}.")
+    if _finished(path.parents[1]):
+        raise ValueError(f"there is nothing to resume: the run {path.parents[1]} is finished.")
+    if cfg.trainer.get("max_steps", -1) != -1:
+        raise ValueError("a run with `trainer.max_steps` cannot be resumed; count its length by `trainer.max_epochs`.")
+    if different := _differences(content[CONFIG_KEY], cfg):
+        raise ValueError(f"{path} was trained with another configuration ({different}); resume it with its own.")
+    place = content[PLACE_KEY]
+    return Resumption(checkpoint=path, start=(place["epoch"], place["batch"]), steps=content["global_step"])
+
+
+def check_resumable(resumption: Resumption, model: Recommender, data: DataModule) -> None:
+    """Raises ValueError naming what changed in the schema or in the data since the checkpoint was written."""
+    content = read_checkpoint(resumption.checkpoint)
+    there, here = content[DATA_KEY], data.state
+    different = schema_difference(FeatureSchema.parse(content["hyper_parameters"]["schema"]), model.schema)
+    if not different and there != here:
+        events = differences(there["events"], here["events"])
+        different = _words(events) if events else "as many events, but not the same"
+    if different:
+        raise ValueError(
+            f"{resumption.checkpoint} was trained on other data ({different}); restore the tables, or train anew."
+        )
+
+
+def _newest(cfg: DictConfig, folder: Path) -> Path:
+    """The last.ckpt of the newest unfinished run beside `folder` (or in it) whose configuration is this one's."""
+    found = [p for p in folder.parent.glob("*/checkpoints/last.ckpt") if (p.parents[1] / "config.yaml").is_file()]
+    found.sort(key=lambda p: p.stat().st_mtime, reverse=True)
+    reason = "no run there has a checkpoints/last.ckpt."
+    for place, path in enumerate(found):
+        run = path.parents[1]
+        different = _differences(OmegaConf.to_container(OmegaConf.load(run / "config.yaml")), cfg)
+        if not different and not _finished(run):
+            return path
+        if place == 0:
+            reason = f"the newest run, {run}, is finished." if _finished(run) else f"{run} differs ({different})."
+    raise ValueError(f"there is nothing to resume in {folder.parent}: {reason}")
+
+
+def _finished(run: Path) -> bool:
+    path = run / "metrics.json"
+    return path.is_file() and "interrupted" not in json.loads(path.read_text(encoding="utf-8"))
+
+
+def _differences(there: Any, cfg: DictConfig) -> str:
+    """The options that differ and matter, in words; the model's first."""
+    there, here = ({k: v for k, v in config.items() if k not in FREE} for config in (there, resolve(cfg)))
+    found = differences(there, here)
+    return _words(dict(sorted(found.items(), key=lambda entry: not entry[0].startswith("model."))))
+
+
+def _words(found: Mapping[str, tuple[Any, Any]]) -> str:
+    return listed([f"`{name}`: {there} there, {here} here" for name, (there, here) in found.items()])

@@ -1,0 +1,397 @@
+"""Runs that are killed, interrupted or out of disk, through the real command line, and how they go on."""
+
+import contextlib
+import json
+import logging
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from recsys.callbacks import MetricsLog
+from recsys.checkpoints import PLACE_KEY, LastCheckpoint
+from recsys.cli import RunLog
+from recsys.models.base import read_checkpoint
+from recsys.report import read_curves
+
+ROOT = Path(__file__).resolve().parents[2]
+PATIENCE = 240  # seconds that a slow and loaded machine may take
+DEEPFM = ["model=deepfm", "model.hidden=[16]", "model.dropout=0.3", "schedule=cosine", "warmup=0.1", "batch_size=8"]
+MF = ["model=mf", "data.label.kind=implicit", "objective=bpr", "workers=2", "batch_size=8"]
+TRAINING = ["trainer=cpu", "trainer.max_epochs=4", "patience=null", "export=false", "save_every=3"]
+
+
+def start(folder: Path, *arguments: str, script: str = "train.py", threads: int = 1) -> subprocess.Popen[str]:
+    """A command in a process group of its own that answers Ctrl-C, whoever started the tests."""
+    command = [sys.executable, str(ROOT / "scripts" / script), *arguments]
+    if script == "train.py":
+        command += [f"hydra.searchpath=[file://{folder}/configs]", "data=bookshop"]
+    environment = {**os.environ, "RECSYS_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": str(threads)}
+    return subprocess.Popen(
+        command,
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        process_group=0,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+
+
+def finish(process: subprocess.Popen[str], expected: int = 0) -> tuple[str, str]:
+    """What the command printed, on stdout and stderr; it must end with the `expected` exit code."""
+    try:
+        out, error = process.communicate(timeout=PATIENCE)
+    finally:
+        process.kill()
+    assert process.returncode == expected, error
+    if expected != -signal.SIGKILL:  # the workers of a killed process may complain of its absence
+        assert "Traceback" not in error
+    return out, error
+
+
+def wait_for(condition: Callable[[], Any], process: subprocess.Popen[str]) -> None:
+    """Wait until the condition holds, while the process runs."""
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < end, "waited for too long"
+        time.sleep(0.01)
+
+
+def place(run: Path) -> tuple[int, int]:
+    """Epoch and batch of a run's last.ckpt, (-1, 0) before there is one."""
+    path = run / "checkpoints" / "last.ckpt"
+    if not path.exists():
+        return -1, 0
+    content = read_checkpoint(path)[PLACE_KEY]
+    return content["epoch"], content["batch"]
+
+
+def freeze_inside_an_epoch(process: subprocess.Popen[str], run: Path, epoch: int) -> None:
+    """Stop the process when its last.ckpt lies inside an epoch, not before `epoch`."""
+
+    def frozen() -> bool:
+        if place(run)[0] < epoch:
+            return False
+        process.send_signal(signal.SIGSTOP)
+        if place(run)[1] > 0:
+            return True
+        process.send_signal(signal.SIGCONT)
+        return False
+
+    wait_for(frozen, process)
+
+
+def metrics(run: Path) -> dict[str, Any]:
+    return json.loads((run / "metrics.json").read_text())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [DEEPFM, MF], ids=["dropout", "negatives and workers"])
+def test_a_killed_run_goes_on_to_the_metrics_of_a_whole_one(bookshop, tmp_path, options):
+    """Killed inside an epoch, then ended by SIGTERM, then resumed: every metric is the same to the last bit."""
+    options = [*options, *TRAINING]
+    finish(start(bookshop, *options, f"hydra.run.dir={tmp_path}/whole/run"))
+    run = tmp_path / "cut" / "run"
+
+    process = start(bookshop, *options, f"hydra.run.dir={run}")
+    freeze_inside_an_epoch(process, run, 1)
+    process.kill()
+    finish(process, -signal.SIGKILL)
+    killed = place(run)
+
+    process = start(bookshop, *options, f"hydra.run.dir={tmp_path}/cut/new", "resume=true")
+    wait_for(lambda: place(run) > killed, process)
+    process.terminate()
+    _, error = finish(process, 143)
+    assert error == f"error: interrupted by SIGTERM; go on with resume={run}/checkpoints/last.ckpt\n"
+    assert metrics(run)["interrupted"] == "SIGTERM"
+    assert "test" not in metrics(run)
+
+    out, _ = finish(start(bookshop, *options, f"hydra.run.dir={tmp_path}/cut/new", "resume=true"))
+    assert f"resuming {run} in epoch" in out
+    assert metrics(run) == metrics(tmp_path / "whole" / "run")
+    assert [p.name for p in run.parent.iterdir()] == ["run"]
+    assert (run / "run.log").read_text().count("resuming") == 2
+
+
+@pytest.mark.parametrize("workers", ["left alone", "ended too"])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_training_cleanly(bookshop, tmp_path, number, code, workers):
+    """Sent to the process group, as a terminal does, or to every process, as a machine does that shuts down."""
+    options = [*DEEPFM, *TRAINING, "workers=2", "trainer.max_epochs=100000", f"hydra.run.dir={tmp_path}/run"]
+    process = start(bookshop, *options)
+    run = tmp_path / "run"
+    wait_for(lambda: place(run)[0] >= 1, process)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    os.killpg(process.pid, number)
+    for child in children if workers == "ended too" else []:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int(child), number)
+    _, error = finish(process, code)
+    assert error == f"error: interrupted by {number.name}; go on with resume={run}/checkpoints/last.ckpt\n"
+    content = metrics(run)
+    assert content["interrupted"] == number.name
+    assert set(content["valid"]) == {"auc", "logloss", "precision", "recall", "f1"}
+    assert "test" not in content
+    assert (run / "plots" / "curves.png").exists()
+    assert not list(run.rglob("*.tmp"))
+
+
+def test_a_signal_before_the_first_validation(bookshop, tmp_path):
+    options = [*DEEPFM, *TRAINING, "batch_size=1", f"hydra.run.dir={tmp_path}/run"]
+    process = start(bookshop, *options)
+    freeze_inside_an_epoch(process, tmp_path / "run", 0)
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGCONT)
+    finish(process, 130)
+    assert place(tmp_path / "run")[0] == 0
+    assert metrics(tmp_path / "run")["valid"] == {}
+
+
+def test_a_second_signal_ends_the_process(tmp_path):
+    code = (
+        "import os, signal, pathlib; from recsys.checkpoints import LastCheckpoint; import types\n"
+        "trainer = types.SimpleNamespace(global_step=0)\n"
+        "LastCheckpoint(pathlib.Path('last.ckpt'), 1).on_train_start(trainer, None)\n"
+        "os.kill(os.getpid(), signal.SIGINT); print('first', flush=True)\n"
+        "os.kill(os.getpid(), signal.SIGINT); print('second', flush=True)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    assert (done.returncode, done.stdout) == (-signal.SIGINT, "first\n"), done.stderr
+
+
+def test_an_ignored_signal_stays_ignored(monkeypatch, tmp_path):
+    """A run started by nohup, or in the background of a shell script, does not answer Ctrl-C."""
+    monkeypatch.setattr(signal, "getsignal", lambda _: signal.SIG_IGN)
+    monkeypatch.setattr(signal, "signal", lambda *_: pytest.fail("took over an ignored signal"))
+    LastCheckpoint(tmp_path / "last.ckpt", 1)._listen()
+
+
+def test_a_signal_while_data_is_prepared_leaves_nothing_half_written(bookshop, tmp_path):
+    arguments = ["model=mf", "data.generate.events=2000000", f"cache={tmp_path}/cache"]
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "scripts" / "train.py"), *arguments, f"hydra.run.dir={tmp_path}/run"],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    wait_for((tmp_path / "cache").exists, process)
+    process.terminate()
+    _, error = finish(process, 143)
+    assert error == "error: interrupted.\n"
+    assert not [p for p in tmp_path.rglob("*") if p.is_file()]
+
+
+@pytest.mark.slow
+def test_processes_stop_together_and_go_on_together(bookshop, tmp_path):
+    ddp = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.precision=32-true"]
+    options = [*DEEPFM, *TRAINING, *ddp, "trainer.max_epochs=3"]
+    finish(start(bookshop, *options, f"hydra.run.dir={tmp_path}/whole/run"))
+    run = tmp_path / "cut" / "run"
+    process = start(bookshop, *options, f"hydra.run.dir={run}")
+    wait_for(lambda: place(run)[0] >= 1, process)
+    process.terminate()
+    finish(process, 143)
+    assert metrics(run)["interrupted"] == "SIGTERM"
+    finish(start(bookshop, *options, f"hydra.run.dir={tmp_path}/cut/new", "resume=true"))
+    assert metrics(run) == metrics(tmp_path / "whole" / "run")
+
+
+def test_the_same_seed_gives_the_same_metrics_to_the_last_bit(bookshop, tmp_path):
+    options = [*DEEPFM, *TRAINING, "trainer.max_epochs=2"]
+    for name in ("first", "second"):
+        finish(start(bookshop, *options, f"hydra.run.dir={tmp_path}/{name}", threads=2))
+    assert metrics(tmp_path / "first") == metrics(tmp_path / "second")
+
+
+@pytest.fixture(scope="module")
+def finished(bookshop: Path) -> Path:
+    """A finished run."""
+    run = bookshop / "outputs" / "finished"
+    finish(start(bookshop, *DEEPFM, *TRAINING, "batch_size=64", f"hydra.run.dir={run}"))
+    return run
+
+
+@pytest.fixture
+def unfinished(finished: Path) -> Iterator[Path]:
+    """The same run as if killed before its evaluation."""
+    content = (finished / "metrics.json").read_text()
+    (finished / "metrics.json").unlink()
+    yield finished
+    (finished / "metrics.json").write_text(content)
+
+
+def resume(call: Callable[..., Any], bookshop: Path, *options: str) -> Any:
+    training = [*DEEPFM, *TRAINING, "batch_size=64", *options]
+    return call("train.py", f"hydra.searchpath=[file://{bookshop}/configs]", "data=bookshop", *training)
+
+
+def test_an_unevaluated_run_is_only_evaluated(unfinished, bookshop, call):
+    best = (unfinished / "checkpoints" / "best.ckpt").stat().st_mtime_ns
+    done = resume(call, bookshop, f"hydra.run.dir={bookshop}/outputs/new", "resume=true", "workers=1", "save_every=7")
+    assert done.returncode == 0, done.stderr
+    assert metrics(unfinished)["test"]["auc"] > 0
+    assert (unfinished / "checkpoints" / "best.ckpt").stat().st_mtime_ns == best
+
+
+REFUSED = {
+    "resume=true": "there is nothing to resume in {outputs}: the newest run, {run}, is finished.",
+    "resume={last}": "there is nothing to resume: the run {run} is finished.",
+    "resume=true hydra.run.dir=elsewhere/new": "no run there has a checkpoints/last.ckpt.",
+    "resume={best}": "`resume` needs the checkpoints/last.ckpt inside a run's folder, got '{best}'.",
+}
+DIFFERENT = {
+    "resume=true optimizer.lr=0.5": "(`optimizer.lr`: 0.001 there, 0.5 here)",
+    "resume={last} optimizer.lr=0.5": "(`optimizer.lr`: 0.001 there, 0.5 here)",
+    "resume={last} model=ncf": "`model._target_`: recsys.models.deepfm.DeepFM there, recsys.models.ncf.NCF here",
+    "resume={last} data.columns.pages.log1p=false": "`data.columns.pages.log1p`: True there, False here",
+    "resume={last} +trainer.max_steps=9": "a run with `trainer.max_steps` cannot be resumed",
+}
+
+
+def refuse(call: Callable[..., Any], bookshop: Path, run: Path, options: str, message: str) -> None:
+    """The command ends in one line with the message and leaves everything as it was."""
+    names = {"outputs": run.parent, "run": run, "last": run / "checkpoints/last.ckpt"}
+    names |= {"best": run / "checkpoints/best.ckpt"}
+    before = {p: p.stat().st_mtime_ns for p in bookshop.rglob("*") if p.is_file()}
+    given = options.format(**names).split()
+    if "model=ncf" in given:
+        given += ["~model.hidden"]
+    done = resume(call, bookshop, f"hydra.run.dir={bookshop}/outputs/new", *given)
+    assert done.returncode == 1
+    assert message.format(**names) in done.stderr
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert {p: p.stat().st_mtime_ns for p in bookshop.rglob("*") if p.is_file()} == before
+
+
+@pytest.mark.parametrize("options", REFUSED)
+def test_nothing_to_resume_is_said(finished, bookshop, call, options):
+    refuse(call, bookshop, finished, options, REFUSED[options])
+
+
+@pytest.mark.parametrize("options", DIFFERENT)
+def test_a_different_run_is_refused_by_name(unfinished, bookshop, call, options):
+    refuse(call, bookshop, unfinished, options, DIFFERENT[options])
+
+
+CHANGES = {
+    "a new reader": ("Käthe-1;", "Zoë;", "size of 'reader': 41 there, 42 here"),
+    "a renamed reader": ("Käthe-1;", "Zoë-1;", "their values are numbered differently"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_changed_data_is_refused_by_name(unfinished, bookshop, call, change):
+    before, after, message = CHANGES[change]
+    loans = bookshop / "loans.txt"
+    content = loans.read_text(encoding="utf-8")
+    count = 1 if change == "a new reader" else -1
+    try:
+        loans.write_text(content.replace(before, after, count), encoding="utf-8")
+        done = resume(call, bookshop, f"hydra.run.dir={bookshop}/outputs/new", "resume=true")
+    finally:
+        loans.write_text(content, encoding="utf-8")
+    assert done.returncode == 1
+    assert f"{unfinished}/checkpoints/last.ckpt was trained on other data" in done.stderr
+    assert message in done.stderr
+
+
+def test_changed_events_are_refused(unfinished, bookshop, call):
+    """Two labels of training rows are swapped: the schema is the same to the last digit."""
+    loans = bookshop / "loans.txt"
+    content = loans.read_text(encoding="utf-8")
+    lines = content.splitlines(keepends=True)
+    good, bad = (next(n for n, line in enumerate(lines) if re.search(f";0;.*;{mark};unread", line)) for mark in (5, 1))
+    lines[good] = lines[good].replace(";5;unread", ";1;unread")
+    lines[bad] = lines[bad].replace(";1;unread", ";5;unread")
+    try:
+        loans.write_text("".join(lines), encoding="utf-8")
+        done = resume(call, bookshop, f"hydra.run.dir={bookshop}/outputs/new", "resume=true")
+    finally:
+        loans.write_text(content, encoding="utf-8")
+    assert done.returncode == 1
+    assert "trained on other data (as many events, but not the same)" in done.stderr
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """Mounts a small disk; needs the right to mount."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+
+    def mount(options: str) -> Path:
+        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder]
+        if subprocess.run(command, capture_output=True, check=False).returncode:
+            pytest.skip("mounting is not permitted")
+        return folder
+
+    if not shutil.which("mount"):
+        pytest.skip("there is no mount command")
+    yield mount
+    subprocess.run(["umount", "--lazy", folder], capture_output=True, check=False)
+
+
+def test_a_full_disk_leaves_the_earlier_checkpoints(bookshop, disk):
+    """Two checkpoints fit and a third does not; with more room the run goes on."""
+    run = disk("size=7m") / "run"
+    options = [*DEEPFM, *TRAINING, "model.embedding_dim=1024", "batch_size=64", "export=false", "save_every=1000"]
+    _, error = finish(start(bookshop, *options, f"hydra.run.dir={run}"), 1)
+    assert error.startswith(f"error: [Errno 28] cannot write the file: No space left on device: '{run}/checkpoints/")
+    assert error.count("\n") == 1
+    assert place(run)[0] == 0
+    read_checkpoint(run / "checkpoints" / "best.ckpt")
+    assert not list(run.rglob(".*.tmp"))
+    subprocess.run(["mount", "-o", "remount,size=64m", run.parent], check=True)
+    finish(start(bookshop, *options, f"hydra.run.dir={run}", "resume=true"))
+    assert metrics(run)["epochs"] == 4
+
+
+def test_a_disk_that_is_full_from_the_start_is_named(bookshop, disk):
+    run = disk("size=8k") / "run"
+    _, error = finish(start(bookshop, *DEEPFM, *TRAINING, f"hydra.run.dir={run}"), 1)
+    assert error == "error: [Errno 28] No space left on device in the run's folder, `hydra.run.dir`.\n"
+
+
+def test_a_full_disk_leaves_the_earlier_metrics(disk):
+    path = disk("size=64k") / "metrics.csv"
+    log = MetricsLog(path)
+    log.log_metrics({"epoch": 0, "train/loss": 0.5}, 0)
+    log.rows *= 10**4
+    with pytest.raises(OSError, match=r"No space left on device: '.*metrics\.csv'"):
+        log.log_metrics({"epoch": 1, "train/loss": 0.25}, 1)
+    assert read_curves(path) == {"train/loss": [(0, 0.5)]}
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_full_disk_ends_the_run_log(disk):
+    handler = RunLog(disk("size=4k") / "run.log", delay=True)
+    record = logging.LogRecord("run", logging.INFO, "", 0, "x" * 5000, None, None)
+    with pytest.raises(OSError, match=r"No space left on device: '.*run\.log'"):
+        handler.emit(record)
+
+
+def test_a_read_only_folder_is_one_message(bookshop, disk):
+    run = disk("ro") / "run"
+    _, error = finish(start(bookshop, *DEEPFM, f"hydra.run.dir={run}"), 1)
+    assert error.startswith("error: [Errno 30] Read-only file system")
+    assert str(run) in error
+    assert error.count("\n") == 1
