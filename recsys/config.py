@@ -116,10 +116,17 @@ def check(cfg: DictConfig) -> None:
     schema = data.spec.schema
     model = build_model(cfg, schema)
     _check_optimizer(cfg, model)
-    build_trainer(cfg, schema.label.kind)
+    trainer = build_trainer(cfg, schema.label.kind)
     build_monitor(cfg, schema.label.kind)
     if cfg.patience is not None and cfg.patience < 1:
         raise ValueError(f"`patience` must be at least 1 (epochs), or null to never stop early, got {cfg.patience}.")
+    if cfg.seeds < 1:
+        raise ValueError(f"`seeds` must be at least 1 (runs), got {cfg.seeds}.")
+    if cfg.seeds > 1 and (cfg.resume or trainer.world_size > 1):
+        raise ValueError(
+            "`seeds` repeats new runs in one process; resume a single run by its checkpoint, and start "
+            "several processes once per seed: -m seed=0,1,2."
+        )
     if not isinstance(cfg.save_every, int) or cfg.save_every < 1:
         raise ValueError(f"`save_every` must be an integer of at least 1 (steps), got {cfg.save_every}.")
     if not isinstance(cfg.resume, bool | str | None):

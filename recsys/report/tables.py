@@ -42,5 +42,17 @@ def metrics_table(title: str, metrics: Mapping[str, Any], best: Mapping[str, flo
     return table
 
 
+def seeds_table(title: str, mean: Mapping[str, Mapping[str, float]], std: Mapping[str, Mapping[str, float]]) -> Table:
+    """Mean and standard deviation over seeds, one row per metric."""
+    table = Table(title=title, title_justify="left")
+    table.add_column("metric")
+    for part in mean:
+        table.add_column(f"{part}: mean", justify="right")
+        table.add_column("std", justify="right")
+    for name in dict.fromkeys(name for part in ("test", "valid") for name in mean[part]):
+        table.add_row(name, *(_number(values[part].get(name)) for part in mean for values in (mean, std)))
+    return table
+
+
 def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.4f}"

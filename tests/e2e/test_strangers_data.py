@@ -147,6 +147,12 @@ BAD = {
     "data.split.by=tyme": "did you mean 'time'",
     "evaluation.monitor=acu": "did you mean 'auc'",
     "optimizer.lr=-1": "learning rate",
+    "seeds=0": "`seeds` must be at least 1",
+    "evaluation.candidates=0": "`candidates` must be an integer of at least 1",
+    "embedding_weight_decay=-1": "`embedding_weight_decay` must not be negative",
+    "model.embedding_std=-1": "`embedding_std` must not be negative",
+    "pretrained=[nowhere.ckpt]": "there is no checkpoint 'nowhere.ckpt'",
+    "data.tables.items.extract={writer: x}": "`extract.writer` needs a named group",
     "data.columns.writer.kind=number": "values are not a number",
     "data.tables.items.path=nowhere.csv": "table `items`: there is no file 'nowhere.csv'",
     "+data.columns.title={role: item, kind: category}": "table `items` has no column 'title'",
@@ -282,3 +288,44 @@ def test_evaluate_refuses_data_that_changed(din_run, bookshop, call):
         loans.write_bytes(content)
     assert done.returncode == 1
     assert "was trained on other data" in done.stderr
+
+
+def test_seeds_are_repeated_and_averaged(bookshop, call, tmp_path):
+    quick = [
+        "model=mf",
+        "trainer.max_epochs=2",
+        "trainer=cpu",
+        "export=false",
+        "seed=3",
+        f"hydra.run.dir={tmp_path}/runs",
+    ]
+    done = call("train.py", *bookshop_options(bookshop), *quick, "seeds=3")
+    assert done.returncode == 0, done.stderr
+    content = json.loads((tmp_path / "runs" / "metrics.json").read_text())
+    assert content["seeds"] == [3, 4, 5]
+    runs = [json.loads((tmp_path / f"runs/seed_{seed}/metrics.json").read_text())["test"] for seed in (3, 4, 5)]
+    for name in ("auc", "ndcg@10"):
+        values = [run[name] for run in runs]
+        assert len(set(values)) > 1
+        assert content["mean"]["test"][name] == pytest.approx(np.mean(values))
+        assert content["std"]["test"][name] == pytest.approx(np.std(values, ddof=1))
+    assert "3 seeds" in done.stdout
+    assert (tmp_path / "runs" / "report.html").exists()
+    alone = [*quick[:-2], "seed=4", f"hydra.run.dir={tmp_path}/alone"]
+    assert call("train.py", *bookshop_options(bookshop), *alone).returncode == 0
+    assert json.loads((tmp_path / "alone" / "metrics.json").read_text())["test"] == runs[1]
+
+
+def test_neumf_starts_from_checkpoints_through_the_command_line(bookshop, call, tmp_path):
+    quick = ["model=ncf", "trainer.max_epochs=1", "trainer=cpu", "export=false"]
+    for branch in ("gmf", "mlp"):
+        place = f"hydra.run.dir={tmp_path}/{branch}"
+        done = call("train.py", *bookshop_options(bookshop), *quick, f"model.branch={branch}", place)
+        assert done.returncode == 0, done.stderr
+    both = ",".join(f"{tmp_path}/{branch}/checkpoints/best.ckpt" for branch in ("gmf", "mlp"))
+    start = [f"pretrained=[{both}]", f"hydra.run.dir={tmp_path}/neumf"]
+    done = call("train.py", *bookshop_options(bookshop), *quick, *start)
+    assert done.returncode == 0, done.stderr
+    done = call("train.py", *bookshop_options(bookshop), *quick, *start[:1], "model=mf")
+    assert done.returncode == 1
+    assert "`pretrained` is for model=ncf" in done.stderr

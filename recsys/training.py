@@ -1,0 +1,178 @@
+"""One training run in its folder, from the configuration to the report; and the same run over several seeds."""
+
+import json
+import logging
+import shutil
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+
+from recsys.checkpoints import Interrupted
+from recsys.cli import go_on_in
+from recsys.config import build_data, build_model, build_trainer
+from recsys.data.module import DataModule
+from recsys.data.split import TEST
+from recsys.evaluation import Evaluation, best_possible, evaluate
+from recsys.files import whole_file
+from recsys.models.base import Recommender, load_model
+from recsys.report import (
+    cleaning_table,
+    evaluation_summary,
+    metrics_table,
+    plot_curves,
+    plot_roc,
+    read_curves,
+    seeds_table,
+    write_comparison,
+    write_json,
+    write_page,
+)
+from recsys.resume import check_resumable, find_resumption
+
+log = logging.getLogger(__name__)
+Finish = Callable[[Recommender, Path], None]
+console = Console(highlight=False, soft_wrap=True)
+
+
+def train(cfg: DictConfig, folder: Path, finish: Finish) -> float:
+    """One run in `folder`, or in that of the run it resumes; returns the best value of the watched metric.
+
+    `finish(model, folder)` is called with the best model once its metrics and its report are written.
+    """
+    started = time.perf_counter()
+    pl.seed_everything(cfg.seed, workers=True, verbose=False)
+    data, resumed = build_data(cfg), find_resumption(cfg, folder)
+    if resumed:
+        folder, data.start = go_on_in(resumed.folder), resumed.start
+    trainer = build_trainer(cfg, data.spec.schema.label.kind, folder, resumed.steps if resumed else 0)
+    data.prepare_data()
+    data.setup()
+    model = build_model(cfg, data.schema)
+    if cfg.pretrained:
+        model.start_from([load_model(path) for path in cfg.pretrained])
+    if resumed:
+        check_resumable(resumed, model, data)
+        log.info("resuming %s in epoch %d after %d batches", folder, *resumed.start)
+    if trainer.is_global_zero:
+        data.check_leaks()
+        _begin(cfg, folder, data)
+        console.print(cleaning_table(data.store.cleaning), summary(data, model, trainer), sep="\n")
+        log.info("first step after %.1f s", time.perf_counter() - started)
+    try:
+        trainer.fit(model, datamodule=data, ckpt_path=resumed.checkpoint if resumed else None, weights_only=True)
+    except Interrupted as signal:
+        if trainer.is_global_zero:
+            _report_interrupted(cfg, folder, signal, trainer)
+        raise
+    checkpoint: Any = trainer.checkpoint_callback
+    if not checkpoint.best_model_path:
+        raise ValueError("training ended before the first validation; give `trainer.max_epochs` at least 1.")
+    model = load_model(checkpoint.best_model_path)
+    metrics = evaluate(trainer, model, data)
+    if trainer.is_global_zero:
+        _report(cfg, folder, metrics, model, data, trainer)
+        finish(model, folder)
+        console.print(f"run folder: {folder}   ({time.perf_counter() - started:.0f} s)")
+    return float(checkpoint.best_model_score)
+
+
+def train_seeds(cfg: DictConfig, folder: Path, finish: Finish) -> float:
+    """`cfg.seeds` runs, from `cfg.seed` on, each in a folder of its own; metrics.json holds means and deviations."""
+    with whole_file(folder / "config.yaml") as draft:
+        draft.write_text(OmegaConf.to_yaml(cfg, resolve=True), encoding="utf-8")
+    seeds = range(cfg.seed, cfg.seed + cfg.seeds)
+    folders = [folder / f"seed_{seed}" for seed in seeds]
+    best: list[float] = []
+    for seed, own in zip(seeds, folders, strict=True):
+        log.info("seed %d (%d of %d)", seed, len(best) + 1, cfg.seeds)
+        best.append(train(OmegaConf.merge(cfg, {"seed": seed, "seeds": 1}), own, finish))  # type: ignore[arg-type]
+    runs = [json.loads((own / "metrics.json").read_text(encoding="utf-8")) for own in folders]
+    mean, std = (_over_runs(runs, of) for of in (statistics.mean, statistics.stdev))
+    write_json(folder / "metrics.json", {"seeds": list(seeds), "mean": mean, "std": std})
+    console.print(seeds_table(f"{cfg.data.name}, {len(seeds)} seeds", mean, std))
+    console.print(f"report: {write_comparison(folders, folder / 'report.html')}")
+    return statistics.mean(best)
+
+
+def _over_runs(runs: list[dict[str, Any]], of: Callable[[list[float]], float]) -> dict[str, dict[str, float]]:
+    """A statistic of every metric that all runs have."""
+    found: dict[str, dict[str, float]] = {}
+    for part in ("valid", "test"):
+        values = {name: [run[part].get(name) for run in runs] for name in runs[0][part]}
+        found[part] = {name: of(v) for name, v in values.items() if None not in v}
+    return found
+
+
+def _begin(cfg: DictConfig, folder: Path, data: DataModule) -> None:
+    """The files that mark a run as begun."""
+    with whole_file(folder / "config.yaml") as draft:
+        draft.write_text(OmegaConf.to_yaml(cfg, resolve=True), encoding="utf-8")
+    with whole_file(folder / "encoders.json") as draft:
+        shutil.copyfile(data.folder / "encoders.json", draft)
+
+
+def summary(data: DataModule, model: Recommender, trainer: pl.Trainer) -> str:
+    """Data, model and device, before the first step."""
+    store, schema = data.store, data.schema
+    parts = [int((store.part_E == part).sum()) for part in range(3)]
+    weights = sum(p.numel() for p in model.parameters())
+    device = trainer.strategy.root_device
+    tuned = HydraConfig.get().runtime.choices.get("tuned")
+    objective = type(model.objective).__name__
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
+    return "\n".join(
+        (
+            f"data    {data.spec.name}: {store.users:,} users, {store.items:,} items; events {parts[0]:,} train, "
+            f"{parts[1]:,} valid, {parts[2]:,} test; mean label {schema.label_mean:.3f}",
+            f"model   {type(model).__name__}: {weights:,} weights, {schema.rows:,} table rows; objective {objective}"
+            + (f"; settings of configs/tuned/{tuned}.yaml" if tuned else ""),
+            f"device  {device.type} ({name}), {trainer.world_size} process(es), precision {trainer.precision}",
+        )
+    )
+
+
+def _report(
+    cfg: DictConfig, folder: Path, metrics: dict[str, Any], model: Recommender, data: DataModule, trainer: pl.Trainer
+) -> None:
+    """metrics.json, the plots, the table on the terminal, evaluation.json and the page."""
+    best, checkpoint = best_possible(data, TEST), _checkpoint(trainer)
+    content = {
+        **metrics,
+        "best_possible": best,
+        "model": type(model).__name__,
+        "seed": cfg.seed,
+        "epochs": trainer.current_epoch,
+        "data": {"name": data.spec.name, "fingerprint": data.spec.fingerprint},
+        "cleaning": data.store.cleaning,
+    }
+    write_json(folder / "metrics.json", content)
+    plot_curves(read_curves(folder / "log" / "metrics.csv"), checkpoint.monitor, folder / "plots" / "curves.png")
+    evaluation = next(c for c in trainer.callbacks if isinstance(c, Evaluation))  # type: ignore[attr-defined]
+    rows = evaluation.rows.get("test")
+    if rows and data.schema.label.kind != "rating":
+        plot_roc(*rows, f"{data.spec.name}: test rows", folder / "plots" / "roc.png")
+    console.print(metrics_table(f"{content['model']} on {data.spec.name}", metrics, best))
+    write_json(folder / "evaluation.json", evaluation_summary(model, data.store, rows, checkpoint.monitor))
+    console.print(f"report: {write_page(folder)}")
+
+
+def _report_interrupted(cfg: DictConfig, folder: Path, signal: Interrupted, trainer: pl.Trainer) -> None:
+    """What there is: the last validation and the learning curves; the test part is left for the end of the run."""
+    curves = read_curves(folder / "log" / "metrics.csv")
+    valid = {name.removeprefix("valid/"): points[-1][1] for name, points in curves.items() if name.startswith("valid/")}
+    content = {"valid": valid, "seed": cfg.seed, "epochs": trainer.current_epoch, "interrupted": signal.number.name}
+    write_json(folder / "metrics.json", content)
+    plot_curves(curves, _checkpoint(trainer).monitor, folder / "plots" / "curves.png")
+    write_page(folder)
+
+
+def _checkpoint(trainer: pl.Trainer) -> Any:
+    return trainer.checkpoint_callback
