@@ -120,6 +120,8 @@ def check(cfg: DictConfig) -> None:
     build_monitor(cfg, schema.label.kind)
     if cfg.patience is not None and cfg.patience < 1:
         raise ValueError(f"`patience` must be at least 1 (epochs), or null to never stop early, got {cfg.patience}.")
+    for path in cfg.pretrained or ():
+        read_checkpoint(path)
     if cfg.seeds < 1:
         raise ValueError(f"`seeds` must be at least 1 (runs), got {cfg.seeds}.")
     if cfg.seeds > 1 and (cfg.resume or trainer.world_size > 1):
