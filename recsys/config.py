@@ -40,6 +40,7 @@ def build_data(cfg: DictConfig) -> DataModule:
         batch_size=cfg.batch_size,
         eval_batch_size=cfg.evaluation.batch_size,
         ranking=cfg.evaluation.ranking,
+        candidates=cfg.evaluation.candidates,
         workers=cfg.workers,
         seed=cfg.seed,
         generate=_make(generate, "data.generate", _partial_=True) if generate else None,
@@ -54,6 +55,8 @@ def build_model(cfg: DictConfig, schema: FeatureSchema) -> Recommender:
         schema=schema,
         objective=_make(resolve(cfg.objective), "objective") if "objective" in cfg else None,
         optimizer=_make(resolve(cfg.optimizer), "optimizer", _partial_=True),
+        embedding_weight_decay=cfg.embedding_weight_decay,
+        id_dropout=cfg.id_dropout,
         schedule=cfg.schedule,
         warmup=cfg.warmup,
     )
@@ -73,13 +76,18 @@ def build_trainer(cfg: DictConfig, kind: str, folder: Path | None = None, steps:
     if folder is None:
         options |= {"devices": 1, "num_nodes": 1, "strategy": "auto"}
         return _make(options, "trainer", callbacks=callbacks, logger=False, enable_checkpointing=False)
-    monitor, mode = monitor_of(kind, cfg.evaluation.monitor, cfg.evaluation.k)
+    monitor, mode = build_monitor(cfg, kind)
     if cfg.patience is not None:
         callbacks.append(EarlyStopping(monitor, mode=mode, patience=cfg.patience))
     checkpoints = folder / "checkpoints"
     callbacks += [LearningRateMonitor("epoch"), CarryOrigin(resolve(cfg))]
     callbacks += [BestCheckpoint(checkpoints, monitor, mode), LastCheckpoint(checkpoints / "last.ckpt", cfg.save_every)]
     return _make(options, "trainer", callbacks=callbacks, logger=_loggers(folder, steps), plugins=[WholeCheckpoints()])
+
+
+def build_monitor(cfg: DictConfig, kind: str) -> tuple[str, str]:
+    """The logged metric that early stopping and the best checkpoint watch, and "min" or "max"."""
+    return monitor_of(kind, cfg.evaluation.monitor, cfg.evaluation.k, cfg.evaluation.candidates)
 
 
 def _loggers(folder: Path, steps: int) -> list[Logger]:
@@ -110,7 +118,7 @@ def check(cfg: DictConfig) -> None:
     model = build_model(cfg, schema)
     _check_optimizer(cfg, model)
     build_trainer(cfg, schema.label.kind)
-    monitor_of(schema.label.kind, cfg.evaluation.monitor, cfg.evaluation.k)
+    build_monitor(cfg, schema.label.kind)
     if cfg.patience is not None and cfg.patience < 1:
         raise ValueError(f"`patience` must be at least 1 (epochs), or null to never stop early, got {cfg.patience}.")
     if not isinstance(cfg.save_every, int) or cfg.save_every < 1:

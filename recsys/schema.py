@@ -151,6 +151,7 @@ class FeatureSchema:
     `sizes` maps each field and tags column to its number of rows, the unseen row included (1 until fitted).
     `label_mean` is the mean training label (with negatives counted in), the starting point of every model's bias.
     `encoders` is a hash of the fitted encoders: two schemas are equal only if they number all values alike.
+    `title` names the column of the items table by which people know an item; it is shown to them, never a feature.
 
     >>> schema = FeatureSchema.parse({
     ...     "user": "shopper", "item": "sku", "label": {"kind": "binary", "column": "bought"},
@@ -167,6 +168,7 @@ class FeatureSchema:
     columns: tuple[Column, ...]
     time: Time | None = None
     history: History | None = None
+    title: str | None = None
     sizes: dict[str, int] = field(default_factory=dict)
     label_mean: float = 0.5
     encoders: str = ""
@@ -191,9 +193,10 @@ class FeatureSchema:
 
     @staticmethod
     def parse(mapping: Mapping[str, Any], where: str = "schema") -> "FeatureSchema":
-        """Read a declaration (columns as a mapping by name) or the form that `to_dict` writes."""
+        """Read a declaration (columns as a mapping by name, null for one to do without) or what `to_dict` writes."""
         columns = mapping.get("columns", {})
         if isinstance(columns, Mapping):
+            columns = {name: options for name, options in columns.items() if options is not None}
             for name, options in columns.items():
                 if not isinstance(options, Mapping):
                     raise ValueError(f"`{where}.columns.{name}` must be a mapping of options, got {options!r}.")

@@ -25,7 +25,16 @@ from recsys.data.split import TEST
 from recsys.evaluation import Evaluation, best_possible, evaluate
 from recsys.files import whole_file
 from recsys.models.base import Recommender, load_model
-from recsys.report import cleaning_table, metrics_table, plot_curves, plot_roc, read_curves, write_json
+from recsys.report import (
+    cleaning_table,
+    evaluation_summary,
+    metrics_table,
+    plot_curves,
+    plot_roc,
+    read_curves,
+    write_json,
+    write_page,
+)
 from recsys.resume import check_resumable, find_resumption
 
 log = logging.getLogger("train")
@@ -47,7 +56,10 @@ def train(cfg: DictConfig) -> float | None:
     if resumed:
         check_resumable(resumed, model, data)
         log.info("resuming %s in epoch %d after %d batches", folder, *resumed.start)
+    elif cfg.pretrained:
+        model.start_from([load_model(path) for path in cfg.pretrained])
     if trainer.is_global_zero:
+        data.check_leaks()
         with whole_file(folder / "config.yaml") as draft:
             draft.write_text(OmegaConf.to_yaml(cfg, resolve=True), encoding="utf-8")
         with whole_file(folder / "encoders.json") as draft:
@@ -107,7 +119,7 @@ def report(
     trainer: pl.Trainer,
     console: Console,
 ) -> None:
-    """metrics.json, the plots and the table on the terminal."""
+    """metrics.json, the plots, the table on the terminal, evaluation.json and the page."""
     best = best_possible(data, TEST)
     content = {
         **metrics,
@@ -124,6 +136,9 @@ def report(
     if "test" in evaluation.rows and data.schema.label.kind != "rating":
         plot_roc(*evaluation.rows["test"], f"{data.spec.name}: test rows", folder / "plots" / "roc.png")
     console.print(metrics_table(f"{type(trainer.lightning_module).__name__} on {data.spec.name}", metrics, best))
+    rows, model = evaluation.rows.get("test"), trainer.lightning_module
+    write_json(folder / "evaluation.json", evaluation_summary(model, data.store, rows, checkpoint.monitor))
+    console.print(f"report: {write_page(folder)}", soft_wrap=True)
 
 
 def report_interrupted(cfg: DictConfig, folder: Path, signal: Interrupted, trainer: pl.Trainer) -> None:

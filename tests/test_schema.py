@@ -153,3 +153,9 @@ def test_a_difference_is_named(here, words):
     difference = schema_difference(FeatureSchema.parse(BASE), FeatureSchema.parse(here))
     assert difference.endswith(words)
     assert bool(difference) == bool(words)
+
+
+def test_a_column_set_to_null_is_left_out():
+    columns = {"u": {"role": "user", "kind": "category"}, "i": {"role": "item", "kind": "category"}, "age": None}
+    schema = FeatureSchema.parse({"user": "u", "item": "i", "label": {"kind": "implicit"}, "columns": columns})
+    assert [c.name for c in schema.columns] == ["u", "i"]

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
+from recsys.data.events import GivenCandidates
 from recsys.data.negatives import NegativeSampler
 from recsys.data.split import TRAIN
 from recsys.data.store import Store
@@ -116,12 +117,13 @@ class TrainRows(Rows):
     """Training events; for implicit data, each positive is followed by its freshly drawn negatives.
 
     Indexed by (positions, key) as `Shuffled` yields them; the key seeds the draw, so every step of every epoch has
-    its own. With negatives a batch has B * (1 + negatives) rows, the positive first in each group.
+    its own. With negatives a batch has B * (1 + negatives) rows, the positive first in each group. `sampler` draws
+    them; labelled events have none.
     """
 
     def __init__(self, store: Store) -> None:
         super().__init__(store, TRAIN)
-        self._sampler = self._make_sampler() if store.schema.label.kind == "implicit" else None
+        self.sampler = self._make_sampler() if store.schema.label.kind == "implicit" else None
 
     def _make_sampler(self) -> NegativeSampler:
         users, items = self.store.user_E[self.rows], self.store.item_E[self.rows]
@@ -134,12 +136,12 @@ class TrainRows(Rows):
 
     def __getitem__(self, draw: tuple[np.ndarray, tuple[int, ...]]) -> Batch:  # type: ignore[override]
         index_B, key = draw
-        if self._sampler is None:
+        if self.sampler is None:
             return super().__getitem__(index_B)
         group = 1 + self.store.schema.label.negatives
         row_B = np.repeat(self.rows[index_B], group)
         user_B = self.store.user_E[row_B]
-        item_B = self._sampler.sample(user_B, np.random.default_rng(key))
+        item_B = self.sampler.sample(user_B, np.random.default_rng(key))
         item_B[::group] = self.store.item_E[row_B[::group]]
         label_B = np.zeros(len(row_B), dtype="float32")
         label_B[::group] = 1.0
@@ -150,31 +152,126 @@ class Candidates(Dataset[Batch]):
     """Full ranking: every user with something to find, joined with every item of the catalogue.
 
     A query is a user's first liked event in the part: its scene and its history are what the recommender knows at
-    that moment. Position p is query p // I with item p % I. `label_B` is 1 for items the user liked in this part,
-    0 for others and `EXCLUDED` for items the user already met in an earlier part (in the behaviour table, whatever the
-    label; a history table of its own is not consulted).
+    that moment. Position p is query p // width with the item at place p % width. `label_B` is 1 for items the user
+    liked in this part, 0 for others and `EXCLUDED` for items the user already met in an earlier part (in the behaviour
+    table, whatever the label; a history table of its own is not consulted).
     """
 
+    note = ""
+
     def __init__(self, store: Store, part: int) -> None:
-        self.store, self.items = store, store.items
-        key_E = store.user_E.astype("int64") * self.items + store.item_E
-        self._seen = np.unique(key_E[store.part_E < part])
-        found = np.flatnonzero((store.part_E == part) & store.liked_E)
-        found = found[~_member(key_E[found], self._seen)]
-        self._relevant = np.unique(key_E[found])
+        self.store, self.width = store, store.items
+        self._keys = _Keys(store, part)
+        found = self._keys.found
         ordered = found[np.lexsort((found, store.order_E[found]))]
         _, first = np.unique(store.user_E[ordered], return_index=True)
         self.rows_Q = ordered[first]
 
     def __len__(self) -> int:
-        return len(self.rows_Q) * self.items
+        return len(self.rows_Q) * self.width
+
+    def items(self, query_B: np.ndarray, place_B: np.ndarray) -> np.ndarray:  # noqa: ARG002 - one signature for both
+        """The item at a place of a query."""
+        return place_B
+
+    def labels(self, user_B: np.ndarray, item_B: np.ndarray, place_B: np.ndarray) -> np.ndarray:  # noqa: ARG002
+        """1, 0 or `EXCLUDED` for users and items."""
+        return self._keys.labels(user_B, item_B)
+
+    def top_items(self, place_QK: np.ndarray) -> np.ndarray:
+        """The items at some places of every query, -1 where the place is -1."""
+        query_Q = np.arange(len(place_QK))[:, None]
+        return np.where(place_QK < 0, -1, self.items(query_Q, place_QK)).astype("int64")
+
+    def liked_items(self) -> np.ndarray:
+        """The item of every right answer, one entry per query and item."""
+        return self._keys.relevant % self.store.items
 
     def __getitem__(self, position_B: np.ndarray) -> Batch:
-        row_B, item_B = self.rows_Q[position_B // self.items], position_B % self.items
+        query_B, place_B = position_B // self.width, position_B % self.width
+        row_B, item_B = self.rows_Q[query_B], self.items(query_B, place_B)
         user_B = self.store.user_E[row_B]
-        key_B = user_B.astype("int64") * self.items + item_B
-        label_B = np.where(_member(key_B, self._seen), EXCLUDED, _member(key_B, self._relevant))
-        return make_batch(self.store, user_B, item_B, row_B, label_B)
+        label_B = self.labels(user_B, item_B, place_B)
+        return make_batch(self.store, user_B, np.maximum(item_B, 0), row_B, label_B)
+
+
+class FewCandidates(Candidates):
+    """Sampled ranking: every liked event joined with its item and some that the user has not met.
+
+    Those are the `candidates` of the store where a table gives them (and `given` allows it), else `count` items drawn
+    uniformly among the items met by anyone so far and not by the user, the same ones in every run. Such figures
+    flatter and may even order models wrongly (Krichene and Rendle 2020, doi:10.1145/3394486.3403226), so the names of
+    their metrics carry the `note`.
+    """
+
+    def __init__(self, store: Store, part: int, count: int, *, given: bool) -> None:
+        super().__init__(store, part)
+        self.rows_Q = self._keys.found
+        user_Q = store.user_E[self.rows_Q]
+        if given and store.candidates is not None:
+            others_QC, word = _given(store.candidates, user_Q, store.users), "given"
+        else:
+            others_QC, word = _drawn(store, part, user_Q, count), "sampled"
+        self.rows_Q = self.rows_Q[(others_QC >= 0).any(1)]
+        others_QC = others_QC[(others_QC >= 0).any(1)]
+        self.item_QC = np.column_stack([store.item_E[self.rows_Q], others_QC])
+        self.width = self.item_QC.shape[1]
+        self.note = f"[{self.width - 1} {word}]"
+
+    def items(self, query_B: np.ndarray, place_B: np.ndarray) -> np.ndarray:
+        """The liked item at place 0, then the others; -1 where a query has fewer."""
+        return self.item_QC[query_B, place_B]
+
+    def labels(self, user_B: np.ndarray, item_B: np.ndarray, place_B: np.ndarray) -> np.ndarray:
+        """1 at place 0; another liked item among the others is no wrong answer, so it is left out."""
+        label_B = self._keys.labels(user_B, item_B)
+        return np.where(place_B == 0, 1.0, np.where((label_B == 0) & (item_B >= 0), 0.0, EXCLUDED))
+
+    def liked_items(self) -> np.ndarray:
+        """The item of every query."""
+        return self.item_QC[:, 0]
+
+
+class _Keys:
+    """What each user met before a part, and the events of the part that hold something new and liked."""
+
+    def __init__(self, store: Store, part: int) -> None:
+        self._items = store.items
+        key_E = self._key(store.user_E, store.item_E)
+        self._seen = np.unique(key_E[store.part_E < part])
+        found = np.flatnonzero((store.part_E == part) & store.liked_E)
+        self.found = found[~_member(key_E[found], self._seen)]
+        self.relevant = np.unique(key_E[self.found])
+
+    def _key(self, user_B: np.ndarray, item_B: np.ndarray) -> np.ndarray:
+        return user_B.astype("int64") * self._items + item_B
+
+    def labels(self, user_B: np.ndarray, item_B: np.ndarray) -> np.ndarray:
+        key_B = self._key(user_B, item_B)
+        return np.where(_member(key_B, self._seen), EXCLUDED, _member(key_B, self.relevant))
+
+
+def _given(candidates: GivenCandidates, user_Q: np.ndarray, users: int) -> np.ndarray:
+    """Each query's given items (Q, C), -1 behind shorter lists."""
+    counts_U = np.bincount(candidates.user_C, minlength=users)
+    start_Q, count_Q = (np.cumsum(counts_U) - counts_U)[user_Q], counts_U[user_Q]
+    place_C = np.arange(max(1, counts_U.max(initial=0)))
+    at_QC = np.minimum(start_Q[:, None] + place_C, max(0, len(candidates.item_C) - 1))
+    return np.where(place_C < count_Q[:, None], candidates.item_C[at_QC], -1)
+
+
+def _drawn(store: Store, part: int, user_Q: np.ndarray, count: int) -> np.ndarray:
+    """`count` items for each query that its user has not met up to and in this part, (Q, C), drawn with seed 0.
+
+    -1 for users who have met every item.
+    """
+    known = store.part_E <= part
+    sampler = NegativeSampler(store.user_E[known], store.item_E[known], users=store.users)
+    possible_Q = sampler.has_negatives_U[user_Q]
+    drawn_QC = np.full((len(user_Q), count), -1)
+    users = np.repeat(user_Q[possible_Q], count)
+    drawn_QC[possible_Q] = sampler.sample(users, np.random.default_rng(0)).reshape(-1, count)
+    return drawn_QC
 
 
 def _member(keys: np.ndarray, known: np.ndarray) -> np.ndarray:
@@ -224,20 +321,29 @@ class Shuffled(Sampler[tuple[np.ndarray, tuple[int, ...]]]):
 
 
 class InOrder(Sampler[np.ndarray]):
-    """Every position exactly once, in order; each rank takes one contiguous share and as many steps as the others.
+    """Every position exactly once, in order; each rank takes a contiguous run of the batches.
 
-    Shares are cut between units of `unit` positions (the candidates of one query stay together).
+    The batches are the same however many ranks there are, so that scores are the same to the last bit. Units of `unit`
+    positions (the candidates of a query) stay together: several in a batch, or one in several batches. All ranks take
+    as many steps; a rank with fewer batches ends on empty ones.
     """
 
     def __init__(self, count: int, batch_size: int, *, unit: int = 1, rank: int = 0, world: int = 1) -> None:
-        units = count // unit
-        self.start, self.stop = (units * r // world * unit for r in (rank, rank + 1))
-        self.steps = -(-(-(-units // world) * unit) // batch_size)
+        self.count, self.batch_size = count, batch_size
+        self.block = max(1, batch_size // unit) * unit
+        blocks = -(-count // self.block)
+        self.first, self.last = (blocks * r // world for r in (rank, rank + 1))
+        self.steps = -(-blocks // world) * -(-self.block // batch_size)
 
     def __len__(self) -> int:
         return self.steps
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        for step in range(self.steps):
-            bounds = (self.start + (self.stop - self.start) * s // self.steps for s in (step, step + 1))
-            yield np.arange(*bounds)
+        yielded = 0
+        for block in range(self.first, self.last):
+            stop = min(self.count, (block + 1) * self.block)
+            for start in range(block * self.block, stop, self.batch_size):
+                yield np.arange(start, min(stop, start + self.batch_size))
+                yielded += 1
+        for _ in range(self.steps - yielded):
+            yield np.arange(0)

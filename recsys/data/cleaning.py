@@ -68,7 +68,7 @@ def clean_events(
     `columns` maps what the result is made of (user, item, time, order, label, oracle, split, scene) to columns of
     `frame`. The index is that of `frame`.
     """
-    if table.duplicates == "drop":
+    if table.duplicates != "keep":
         frame = drop_rows(frame, _hashable(frame).duplicated(), report, name, "(all columns read)", "duplicate row")
     rows = pd.DataFrame({part: frame[column] for part, column in columns.items()})
     for part in ("user", "item"):
@@ -76,7 +76,17 @@ def clean_events(
     for part in ("time", "order", "oracle", "label"):
         if part in rows:
             rows = _clean_number(rows, name, part, columns[part], schema, report)
+    if table.duplicates == "pairs":
+        rows = _first_of_pairs(rows, name, columns, report)
     return _clean_label(rows, name, schema, report) if "label" in rows else rows
+
+
+def _first_of_pairs(rows: pd.DataFrame, table: str, columns: Mapping[str, str], report: CleaningReport) -> pd.DataFrame:
+    before = [part for part in ("order", "time") if part in rows][:1]
+    ordered = rows.sort_values(before, kind="stable") if before else rows
+    repeated = ordered.duplicated(["user", "item"])[rows.index]
+    names = f"{columns['user']}, {columns['item']}"
+    return drop_rows(rows, repeated, report, table, names, "repeated pair (earliest kept)")
 
 
 def _hashable(frame: pd.DataFrame) -> pd.DataFrame:

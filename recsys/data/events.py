@@ -1,7 +1,7 @@
 """Join the cleaned tables into events, the one form in which a dataset is split, encoded and stored."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -30,13 +30,22 @@ class Past:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GivenCandidates:
+    """The items among which each user's liked items are to be ranked: user and item positions, (C,), by user."""
+
+    user_C: np.ndarray
+    item_C: np.ndarray
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Events:
     """The cleaned data: E events that point into a table of users and a table of items.
 
     `users` and `items` hold one row per entity, the key column first. `user_E` and `item_E` are row positions in
     them. `scene` holds the scene columns of each event. `order_E` is what "before" means: the history's order
     column, else the time, else the row number. `time_E` is the time, else the order column, else None. `split_E`
-    and `oracle_E` are present when declared; `past` when histories come from a table of their own.
+    and `oracle_E` are present when declared; `past` when histories come from a table of their own; `candidates` when
+    a table gives them; `titles`, one per item and missing where the table has none, when the schema names their column.
     """
 
     users: pd.DataFrame
@@ -51,14 +60,16 @@ class Events:
     oracle_E: np.ndarray | None
     past: Past | None
     report: CleaningReport
+    candidates: GivenCandidates | None = None
+    titles: pd.Series | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Plan:
     """What is read of each table.
 
-    `parts` says what the rows of the behaviour and history tables are made of (user, item, time, ... -> column),
-    `homes` which feature columns each table holds.
+    `parts` says what the rows of the tables of events are made of (user, item, time, ... -> column), `homes` which
+    feature columns each table holds.
     """
 
     tables: TableSet
@@ -92,11 +103,12 @@ def load_events(tables: TableSet, schema: FeatureSchema, split_column: str | Non
     _refuse_empty(kept, report)
     if tables.social:
         check_social(frames["social"], users[schema.user], report)
-    return _to_events(kept, rows.get("history"), users, items, scene.loc[kept.index], schema, report)
+    events = _to_events({**rows, "behaviour": kept}, users, items, scene.loc[kept.index], schema, report)
+    return replace(events, titles=_titles(items[schema.item], frames["items"], plan)) if schema.title else events
 
 
 def _parts(tables: TableSet, schema: FeatureSchema, split_column: str | None) -> dict[str, dict[str, str]]:
-    """What the rows of the behaviour and history tables are made of: part -> column."""
+    """What the rows of the behaviour, history and candidates tables are made of: part -> column."""
     if tables.scenes and not tables.scenes.key:
         raise ValueError("table `scenes` needs `key`, the column that the behaviour table refers to.")
     time = schema.time.column if schema.time else None
@@ -109,6 +121,8 @@ def _parts(tables: TableSet, schema: FeatureSchema, split_column: str | None) ->
         if not (order or time):
             raise ValueError("a `history` table needs `time: {column: ...}` or `history.order`.")
         parts["history"] = keys | ({"order": order} if order else {"time": str(time)})
+    if tables.candidates:
+        parts["candidates"] = keys
     return parts
 
 
@@ -130,6 +144,10 @@ def _homes(tables: TableSet, schema: FeatureSchema) -> dict[str, list[Column]]:
                 f"declare `tables.{home}`, or give the column role scene if the behaviour table holds it."
             )
         homes[home].append(column)
+    if schema.title and "items" not in homes:
+        raise ValueError(
+            f"`title` names column {schema.title!r}, but there is no table `items`; declare `tables.items`."
+        )
     return homes
 
 
@@ -146,7 +164,8 @@ def _wanted(plan: _Plan, name: str) -> list[str]:
             raise ValueError(f"table `social` needs two columns of users, got {wanted}; check `sep`.")
         return wanted
     keys = plan.parts[name].values() if name in plan.parts else [plan.key(name)]
-    return list(dict.fromkeys([*keys, *(column.name for column in plan.homes[name])]))
+    titles = [plan.schema.title] if name == "items" and plan.schema.title else []
+    return list(dict.fromkeys([*keys, *(column.name for column in plan.homes[name]), *titles]))
 
 
 def _refuse_empty(rows: pd.DataFrame, report: CleaningReport) -> None:
@@ -238,6 +257,15 @@ def _filled(frame: pd.DataFrame, declared: list[Column]) -> pd.DataFrame:
     return frame.assign(**{name: fill_missing(frame[name], fill) for name, fill in fills.items()})
 
 
+def _titles(keys: pd.Series, raw: pd.DataFrame, plan: _Plan) -> pd.Series:
+    """The title of each item as one line of text, missing where its row (the last, if repeated) has none."""
+    texts = raw[plan.schema.title].astype("str").str.replace(r"\s+", " ", regex=True).str.strip()
+    known = as_category(raw[plan.key("items")]).astype("str")
+    kept = (known.notna() & ~known.duplicated(keep="last")).to_numpy()
+    titles = texts.where(texts != "").set_axis(pd.Index(known))[kept]
+    return titles.reindex(keys.astype("str")).reset_index(drop=True)
+
+
 def _scene_columns(
     rows: pd.DataFrame, raw: pd.DataFrame, scenes: pd.DataFrame | None, plan: _Plan, report: CleaningReport
 ) -> pd.DataFrame:
@@ -278,14 +306,14 @@ def _drop_missing(
 
 
 def _to_events(
-    rows: pd.DataFrame,
-    past: pd.DataFrame | None,
+    frames: Frames,
     users: pd.DataFrame,
     items: pd.DataFrame,
     scene: pd.DataFrame,
     schema: FeatureSchema,
     report: CleaningReport,
 ) -> Events:
+    rows = frames["behaviour"]
     found = {part: rows[part].to_numpy() for part in rows}
     time_E, order_E = found.get("time"), found.get("order")
     before_E = time_E if order_E is None else order_E
@@ -300,7 +328,8 @@ def _to_events(
         time_E=order_E if time_E is None else time_E,
         split_E=found.get("split"),
         oracle_E=found["oracle"].astype("float32") if "oracle" in found else None,
-        past=None if past is None else _to_past(past),
+        past=_to_past(frames["history"]) if "history" in frames else None,
+        candidates=_to_candidates(frames["candidates"]) if "candidates" in frames else None,
         report=report,
     )
 
@@ -308,6 +337,11 @@ def _to_events(
 def _to_past(past: pd.DataFrame) -> Past:
     order = past["order" if "order" in past else "time"]
     return Past(user_P=past["user"].to_numpy(), item_P=past["item"].to_numpy(), order_P=order.to_numpy())
+
+
+def _to_candidates(frame: pd.DataFrame) -> GivenCandidates:
+    frame = frame.sort_values("user", kind="stable")
+    return GivenCandidates(user_C=frame["user"].to_numpy(), item_C=frame["item"].to_numpy())
 
 
 def _label(values_E: np.ndarray | None, schema: FeatureSchema, count: int) -> np.ndarray:

@@ -11,11 +11,14 @@ from recsys.data.events import Events
 class Histories:
     """All histories at once: the history of event e is `item_H[start_E[e]:stop_E[e]]`, oldest first.
 
-    `item_H` holds item positions, grouped by user and ordered. A user's items stand there once, however many events
-    refer to them; once per part where the parts overlap in time.
+    `item_H` holds item positions, grouped by user and ordered; `user_H` and `order_H` say whose they are and from
+    when. A user's items stand there once, however many events refer to them; once per part where the parts overlap in
+    time.
     """
 
     item_H: np.ndarray
+    user_H: np.ndarray
+    order_H: np.ndarray
     start_E: np.ndarray
     stop_E: np.ndarray
 
@@ -36,7 +39,7 @@ def build_histories(events: Events, part_E: np.ndarray, positive_E: np.ndarray, 
         return _before(user_P, item_P, order_P, events.user_E, events.order_E, length)
     start_E = np.zeros(len(part_E), dtype="int64")
     stop_E = np.zeros(len(part_E), dtype="int64")
-    item_parts: list[np.ndarray] = []
+    parts: list[Histories] = []
     base = 0
     for part in np.unique(part_E):
         here = part_E == part
@@ -50,9 +53,15 @@ def build_histories(events: Events, part_E: np.ndarray, positive_E: np.ndarray, 
             length,
         )
         start_E[here], stop_E[here] = found.start_E + base, found.stop_E + base
-        item_parts.append(found.item_H)
+        parts.append(found)
         base += len(found.item_H)
-    return Histories(item_H=np.concatenate(item_parts), start_E=start_E, stop_E=stop_E)
+    return Histories(
+        item_H=np.concatenate([p.item_H for p in parts]),
+        user_H=np.concatenate([p.user_H for p in parts]),
+        order_H=np.concatenate([p.order_H for p in parts]),
+        start_E=start_E,
+        stop_E=stop_E,
+    )
 
 
 def _parts_follow(order_E: np.ndarray, part_E: np.ndarray) -> bool:
@@ -79,4 +88,10 @@ def _before(
     sorted_P = past_key_P[order]
     stop_E = np.searchsorted(sorted_P, key_E, side="left")
     first_E = np.searchsorted(sorted_P, user_E.astype("int64") * len(moments), side="left")
-    return Histories(item_H=past_item_P[order], start_E=np.maximum(first_E, stop_E - length), stop_E=stop_E)
+    return Histories(
+        item_H=past_item_P[order],
+        user_H=past_user_P[order],
+        order_H=past_order_P[order],
+        start_E=np.maximum(first_E, stop_E - length),
+        stop_E=stop_E,
+    )

@@ -7,6 +7,7 @@ import logging
 import os
 import shutil
 import signal
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,8 +18,9 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from recsys.data.batches import Batch, Candidates, InOrder, Rows, Shuffled, TrainRows
+from recsys.data.batches import Batch, Candidates, FewCandidates, InOrder, Rows, Shuffled, TrainRows
 from recsys.data.events import load_events
+from recsys.data.leaks import RULES, check_leaks
 from recsys.data.split import TEST, VALID, Split, split_events
 from recsys.data.store import VERSION, Store, open_store, write_store
 from recsys.data.tables import SPLIT_COLUMN, SPLITS, TableSet, check_files
@@ -69,6 +71,8 @@ class DataModule(pl.LightningDataModule):
     `generate` writes the source files of a simulated dataset when they are missing. Training batches hold
     `batch_size` events, evaluation batches `eval_batch_size` rows. Labelled events are validated and tested row by
     row; with `ranking`, the test also ranks the whole catalogue for every user. Implicit data is always ranked.
+    With `candidates`, each liked item is ranked among that many sampled items instead, in the test among those that
+    the dataset gives.
     `start` is the place in the training data, (epoch, batch), where a resumed run goes on.
     """
 
@@ -80,6 +84,7 @@ class DataModule(pl.LightningDataModule):
         batch_size: int = 1024,
         eval_batch_size: int = 8192,
         ranking: bool = True,
+        candidates: int | None = None,
         workers: int = 0,
         seed: int = 0,
         generate: Callable[[], None] | None = None,
@@ -89,12 +94,14 @@ class DataModule(pl.LightningDataModule):
             ("batch_size", batch_size, 1),
             ("eval_batch_size", eval_batch_size, 1),
             ("workers", workers, 0),
+            ("candidates", 1 if candidates is None else candidates, 1),
         ):
             if not isinstance(value, int) or value < least:
                 raise ValueError(f"`{name}` must be an integer of at least {least}, got {value!r}.")
         self.spec, self.cache = spec, Path(cache)
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
-        self.ranking, self.workers, self.seed, self._generate = ranking, workers, seed, generate
+        self.ranking, self.candidates = ranking, candidates
+        self.workers, self.seed, self._generate = workers, seed, generate
         self.start = (0, 0)
         self._store: Store | None = None
 
@@ -155,9 +162,20 @@ class DataModule(pl.LightningDataModule):
         events = {name: int((self.store.part_E == part).sum()) for part, name in enumerate(SPLITS)}
         return {"name": self.spec.name, "events": events, "fingerprint": digest.hexdigest()}
 
+    @cached_property
+    def train_rows(self) -> TrainRows:
+        """The training dataset."""
+        return TrainRows(self.store)
+
+    def check_leaks(self) -> None:
+        """Raise LeakError where training would know of validation or test rows, or of its own future."""
+        started = time.perf_counter()
+        check_leaks(self.train_rows, self.spec.tables)
+        log.info("leak check passed: %s (%.1f s)", ", ".join(RULES), time.perf_counter() - started)
+
     def train_dataloader(self) -> DataLoader[Batch]:
         """Shuffled training batches, with fresh negatives for implicit data."""
-        dataset = TrainRows(self.store)
+        dataset = self.train_rows
         rank, world = self._place()
         shuffled = Shuffled(len(dataset), self.batch_size, seed=self.seed, rank=rank, world=world, start=self.start)
         return self._loader(dataset, shuffled)
@@ -166,22 +184,27 @@ class DataModule(pl.LightningDataModule):
         """What training is judged by: the labelled validation rows, or their full ranking for implicit data."""
         if self.schema.label.kind != "implicit":
             return self._evaluation(Rows(self.store, VALID))
-        candidates = Candidates(self.store, VALID)
-        if not len(candidates):
+        queries = self._queries(VALID)
+        if not len(queries):
             raise ValueError("no validation user meets an item for the first time, so there is nothing to rank by.")
-        return self._evaluation(candidates)
+        return self._evaluation(queries)
 
     def test_dataloader(self) -> list[DataLoader[Batch]]:
         """The labelled test rows and the full ranking of test users, as far as the label allows each."""
         label = self.schema.label
         datasets: list[Rows | Candidates] = [] if label.kind == "implicit" else [Rows(self.store, TEST)]
         if label.kind == "implicit" or (self.ranking and label.ranks):
-            datasets.append(Candidates(self.store, TEST))
+            datasets.append(self._queries(TEST))
         return [self._evaluation(dataset) for dataset in datasets]
+
+    def _queries(self, part: int) -> Candidates:
+        if self.candidates is None:
+            return Candidates(self.store, part)
+        return FewCandidates(self.store, part, self.candidates, given=part == TEST)
 
     def _evaluation(self, dataset: Rows | Candidates) -> DataLoader[Batch]:
         rank, world = self._place()
-        unit = dataset.items if isinstance(dataset, Candidates) else 1
+        unit = dataset.width if isinstance(dataset, Candidates) else 1
         return self._loader(dataset, InOrder(len(dataset), self.eval_batch_size, unit=unit, rank=rank, world=world))
 
     def _place(self) -> tuple[int, int]:

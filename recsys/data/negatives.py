@@ -12,26 +12,27 @@ class NegativeSampler:
     With m such items and a user's sorted positives p_0 < p_1 < ..., n = m - len(p) items are free, and the r-th of
     them is r + #{j : p_j - j <= r}: one uniform draw of r in [0, n) and one binary search give the item.
     Users who are positive with every item have no negative: `has_negatives_U` is False for them, and they must not be
-    drawn for. Raises ValueError when that is so for all users.
+    drawn for. Raises ValueError when that is so for all users. `pool` holds the m items in order, `free_U` the n of
+    each user.
     """
 
     def __init__(self, user_P: np.ndarray, item_P: np.ndarray, *, users: int) -> None:
-        self._pool, code_P = np.unique(item_P, return_inverse=True)
-        size = len(self._pool)
+        self.pool, code_P = np.unique(item_P, return_inverse=True)
+        size = len(self.pool)
         keys = np.unique(user_P.astype("int64") * size + code_P)
         user, code = keys // size, keys % size
         counts_U = np.bincount(user, minlength=users)
         self.has_negatives_U = counts_U < size
         if not self.has_negatives_U[user].any():
             raise ValueError(f"every user is positive with all {size} items of the training rows: no negatives exist.")
-        self._free_U = size - counts_U
+        self.free_U = size - counts_U
         self._starts_U = np.cumsum(counts_U) - counts_U
         rank = np.arange(len(keys)) - self._starts_U[user]
         self._gaps = user * (size + 1) + code - rank
 
     def sample(self, user_B: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """One item position per entry of `user_B`, (B,)."""
-        draw_B = (rng.random(len(user_B)) * self._free_U[user_B]).astype("int64")
-        key_B = user_B.astype("int64") * (len(self._pool) + 1) + draw_B
+        draw_B = (rng.random(len(user_B)) * self.free_U[user_B]).astype("int64")
+        key_B = user_B.astype("int64") * (len(self.pool) + 1) + draw_B
         below_B = np.searchsorted(self._gaps, key_B, side="right") - self._starts_U[user_B]
-        return self._pool[draw_B + below_B]
+        return self.pool[draw_B + below_B]

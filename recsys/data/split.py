@@ -1,5 +1,6 @@
 """Assign every event to train, valid or test."""
 
+import logging
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,6 +10,7 @@ import pandas as pd
 from recsys.data.events import Events
 from recsys.data.tables import SPLITS
 
+log = logging.getLogger(__name__)
 TRAIN, VALID, TEST = range(3)
 
 
@@ -22,7 +24,8 @@ class Split:
       test, the one before valid; users with fewer than three events
       stay in train.
     - `random`: shares drawn with `seed`.
-    - `column`: the behaviour table's `column` holds the words train, valid and test (files given per split do).
+    - `column`: the behaviour table's `column` holds the words train, valid and test (files given per split do). Where
+      none says valid, the share `valid` of the training rows is drawn with `seed`.
     """
 
     by: Literal["time", "leave_one_out", "random", "column"] = "time"
@@ -106,4 +109,12 @@ def _by_column(split: Split, events: Events) -> np.ndarray:
     if parts.isna().any():
         word = events.split_E[parts.isna()][0]
         raise ValueError(f"column {split.column!r} must hold train, valid or test, got {word!r}.")
-    return parts.to_numpy("int8")
+    parts_E = parts.to_numpy("int8")
+    if not (parts_E == VALID).any():
+        train = np.flatnonzero(parts_E == TRAIN)
+        drawn = np.random.default_rng(split.seed).permutation(train)[: round(len(train) * split.valid)]
+        parts_E[drawn] = VALID
+        log.info(
+            "the data has no validation part: %s of %s training rows drawn for it", f"{len(drawn):,}", f"{len(train):,}"
+        )
+    return parts_E

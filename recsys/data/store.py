@@ -14,17 +14,21 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet
 
 from recsys.data.encoders import Encoders, fit_encoder
-from recsys.data.events import Events
+from recsys.data.events import Events, GivenCandidates
 from recsys.data.history import build_histories
 from recsys.data.split import TRAIN
 from recsys.data.tables import SPLITS
 from recsys.schema import PADDING, ROLES, FeatureSchema, Role
 
 log = logging.getLogger(__name__)
-VERSION = 1
+VERSION = 4
 META = "meta.json"
+ITEMS = "items.parquet"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,9 +45,11 @@ class Store:
     """An opened store. Suffix E: events, H: history entries; `part_E` is 0 train, 1 valid, 2 test.
 
     `sides` holds the user, item and scene columns (scene: one row per event). The history of event e is
-    `history_H[start_E[e]:stop_E[e]]`, item positions, oldest first.
+    `history_H[start_E[e]:stop_E[e]]`, item positions, oldest first; `history_user_H` and `history_order_H` hold the
+    user and the order value of each entry. `candidates` are those that a table gives.
     """
 
+    folder: Path
     schema: FeatureSchema
     encoders: Encoders
     cleaning: dict[str, Any]
@@ -55,8 +61,11 @@ class Store:
     part_E: np.ndarray
     oracle_E: np.ndarray | None
     history_H: np.ndarray
+    history_user_H: np.ndarray
+    history_order_H: np.ndarray
     start_E: np.ndarray
     stop_E: np.ndarray
+    candidates: GivenCandidates | None
 
     @property
     def users(self) -> int:
@@ -67,6 +76,11 @@ class Store:
     def items(self) -> int:
         """Number of items in the catalogue."""
         return len(self.sides["item"].ids)
+
+    @property
+    def titles(self) -> pa.Array:
+        """What people call each item, texts (items,), read from disk at every call: its title, else its key."""
+        return pa.parquet.read_table(self.folder / ITEMS, columns=["title"])["title"].combine_chunks()
 
     @property
     def liked_E(self) -> np.ndarray:
@@ -80,6 +94,32 @@ def liked(schema: FeatureSchema, label_E: np.ndarray) -> np.ndarray:
         return label_E > 0
     threshold = schema.label.positive_from
     return np.full(len(label_E), True) if threshold is None else label_E >= np.float32(threshold)
+
+
+def row_counts(store: Store) -> np.ndarray:
+    """How often each row of the shared table occurs in the training rows, histories included, int64 (rows,)."""
+    train_E = store.part_E == TRAIN
+    weights = {
+        "user": np.bincount(store.user_E[train_E], minlength=store.users),
+        "item": np.bincount(store.item_E[train_E], minlength=store.items),
+        "scene": train_E.astype("int64"),
+    }
+    blocks = [(ids, weights[role]) for role, side in store.sides.items() for ids in (side.ids, *side.tags.values())]
+    if store.schema.history:
+        edges_H = np.zeros(len(store.history_H) + 1, dtype="int64")
+        np.add.at(edges_H, store.start_E[train_E], 1)
+        np.add.at(edges_H, store.stop_E[train_E], -1)
+        weight_I = np.bincount(store.history_H, np.cumsum(edges_H)[:-1], minlength=store.items)
+        item = store.sides["item"]
+        fields = [c.name for c in store.schema.fields if c.role == "item"]
+        for column in store.schema.histories:
+            ids = item.ids[:, [fields.index(column.name)]] if column.is_field else item.tags[column.name]
+            blocks.append((ids, weight_I))
+    counts = np.zeros(store.schema.rows)
+    for ids, weight in blocks:
+        counts += np.bincount(ids.ravel(), np.repeat(weight, ids.shape[1]), minlength=len(counts))
+    counts[PADDING] = 0
+    return counts.astype("int64")
 
 
 def fit_encoders(schema: FeatureSchema, events: Events, part_E: np.ndarray) -> Encoders:
@@ -133,10 +173,13 @@ def write_store(folder: Path, schema: FeatureSchema, events: Events, part_E: np.
     }
     if events.oracle_E is not None:
         arrays["oracle_E"] = events.oracle_E
+    if events.candidates is not None:
+        arrays |= {"candidates.user_C": events.candidates.user_C, "candidates.item_C": events.candidates.item_C}
     length = schema.history.length if schema.history else 0
     if length:
         histories = build_histories(events, part_E, liked(schema, events.label_E), length)
         arrays |= {"history_H": histories.item_H, "start_E": histories.start_E, "stop_E": histories.stop_E}
+        arrays |= {"history_user_H": histories.user_H, "history_order_H": histories.order_H}
     for role, frame in _frames(events).items():
         side = encode_side(schema, encoders, frame, role)
         arrays |= {f"{role}.ids": side.ids, f"{role}.numbers": side.numbers}
@@ -145,11 +188,24 @@ def write_store(folder: Path, schema: FeatureSchema, events: Events, part_E: np.
     def write(draft: Path) -> None:
         for name, array in arrays.items():
             np.save(draft / f"{name}.npy", array)
+        pa.parquet.write_table(_items_table(schema, events), draft / ITEMS)
         encoders.save(draft / "encoders.json")
-        meta = {"version": VERSION, "schema": schema.to_dict(), "cleaning": events.report.to_dict()}
+        meta = {
+            "version": VERSION,
+            "schema": schema.to_dict(),
+            "cleaning": events.report.to_dict(),
+            "candidates": events.candidates is not None,
+        }
         (draft / META).write_text(json.dumps(meta, indent=1), encoding="utf-8")
 
     write_atomically(folder, write)
+
+
+def _items_table(schema: FeatureSchema, events: Events) -> pa.Table:
+    """The key and the title of every item as texts; the key stands for a missing title."""
+    key = pa.array(events.items[schema.item].astype("str"), pa.large_string())
+    title = key if events.titles is None else pa.array(events.titles, pa.large_string(), from_pandas=True)
+    return pa.table({"key": key, "title": pc.coalesce(title, key)})
 
 
 def _label_mean(schema: FeatureSchema, label_T: np.ndarray) -> float:
@@ -196,7 +252,9 @@ def open_store(folder: Path) -> Store:
         return np.load(folder / f"{name}.npy", mmap_mode="r")
 
     has_history = schema.history is not None
+    pa.parquet.read_metadata(folder / ITEMS)  # raises where the file is damaged; its titles are read when asked for
     return Store(
+        folder=folder,
         schema=schema,
         encoders=Encoders.load(folder / "encoders.json"),
         cleaning=meta["cleaning"],
@@ -208,9 +266,16 @@ def open_store(folder: Path) -> Store:
         part_E=load("part_E"),
         oracle_E=load("oracle_E") if schema.label.oracle else None,
         history_H=load("history_H") if has_history else np.empty(0, dtype="int32"),
+        history_user_H=load("history_user_H") if has_history else np.empty(0, dtype="int32"),
+        history_order_H=load("history_order_H") if has_history else np.empty(0),
         start_E=load("start_E") if has_history else np.empty(0, dtype="int64"),
         stop_E=load("stop_E") if has_history else np.empty(0, dtype="int64"),
+        candidates=_open_candidates(load) if meta["candidates"] else None,
     )
+
+
+def _open_candidates(load: Callable[[str], np.ndarray]) -> GivenCandidates:
+    return GivenCandidates(user_C=load("candidates.user_C"), item_C=load("candidates.item_C"))
 
 
 def _open_side(schema: FeatureSchema, role: Role, load: Callable[[str], np.ndarray]) -> Side:

@@ -3,6 +3,7 @@
 import codecs
 import datetime
 import gzip
+import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +34,11 @@ class Table:
     `rename` maps the file's column names to the names used in the configuration; `na` lists the texts that
     mean "missing". `key` is the column of an items, users or scenes table that the behaviour table refers to;
     behaviour rows whose key is not in it are dropped, or kept with missing attributes (`unknown: keep`).
+    `extract` maps a column to a regular expression (RE2) whose named groups become columns: from "Heat (1995)",
+    `{title: '\\((?P<year>\\d{4})\\)$'}` makes a column year, missing where nothing matches. `explode` maps a column
+    whose cells hold several values to their separator: such a row becomes one row per value. `duplicates` says what
+    happens to rows that are equal in all that is read: they are dropped but one, or kept; `pairs` drops all rows of a
+    user and an item but the earliest.
     """
 
     path: str | tuple[str, ...] | dict[str, str]
@@ -43,8 +49,10 @@ class Table:
     header: bool = True
     names: tuple[str, ...] | None = None
     rename: dict[str, str] = field(default_factory=dict)
+    extract: dict[str, str] = field(default_factory=dict)
+    explode: dict[str, str] = field(default_factory=dict)
     na: tuple[str, ...] = ("", "null", "NULL", "NaN", "nan", "\\N")
-    duplicates: Literal["drop", "keep"] = "drop"
+    duplicates: Literal["drop", "keep", "pairs"] = "drop"
     unknown: Literal["drop", "keep"] = "drop"
 
     def __post_init__(self) -> None:
@@ -62,6 +70,14 @@ class Table:
             raise ValueError("`path` must name at least one file.")
         if isinstance(self.path, dict) and (unknown := set(self.path) - set(SPLITS)):
             raise ValueError(f"`path` has no split {unknown.pop()!r}. Valid: {', '.join(SPLITS)}.")
+        for column, pattern in self.extract.items():
+            if not _groups(pattern):
+                raise ValueError(f"`extract.{column}` needs a named group such as (?P<year>...), got {pattern!r}.")
+
+    @property
+    def extracted(self) -> dict[str, str]:
+        """The columns that `extract` makes, each with the column it is made from."""
+        return {group: column for column, pattern in self.extract.items() for group in _groups(pattern)}
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -70,12 +86,21 @@ class Table:
         return tuple(map(Path, self.path.values() if isinstance(self.path, dict) else paths))
 
 
+def _groups(pattern: str) -> list[str]:
+    """The named groups of a regular expression."""
+    try:
+        return list(re.compile(pattern).groupindex)
+    except re.error as error:
+        raise ValueError(f"{pattern!r} is no regular expression: {error}.") from None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TableSet:
     """The tables of a dataset; all but `behaviour` are optional.
 
     `history` holds past positive events (user, item, time or order) kept apart from the labelled rows;
-    `social` holds friendships, two user columns.
+    `social` holds friendships, two user columns; `candidates` holds the items (user, item) among which a user's liked
+    items of the test part are to be ranked, where a protocol gives them.
     """
 
     behaviour: Table
@@ -84,6 +109,7 @@ class TableSet:
     scenes: Table | None = None
     history: Table | None = None
     social: Table | None = None
+    candidates: Table | None = None
 
     def present(self) -> dict[str, Table]:
         """The declared tables by name."""
@@ -106,7 +132,13 @@ def column_names(table: Table, name: str) -> list[str]:
     names = _read_file(table, name, first, columns=()).column_names
     if missing := [old for old in table.rename if old not in names]:
         raise ValueError(f"table `{name}` ({first}): `rename` names {missing[0]!r}: {nearest(missing[0], names)}")
-    return [table.rename.get(n, n) for n in names]
+    names = [table.rename.get(n, n) for n in names]
+    for column in (*table.extract, *table.explode):
+        if column not in names:
+            raise ValueError(
+                f"table `{name}` ({first}): `extract` or `explode` names {column!r}: {nearest(column, names)}"
+            )
+    return [*names, *table.extracted]
 
 
 def read_table(table: Table, name: str, wanted: Collection[str]) -> pd.DataFrame:
@@ -124,20 +156,38 @@ def read_table(table: Table, name: str, wanted: Collection[str]) -> pd.DataFrame
     if SPLIT_COLUMN in wanted:
         frames = [frame.assign(**{SPLIT_COLUMN: split}) for frame, split in zip(frames, table.path, strict=True)]
     frame = pd.concat(frames, ignore_index=True) if len(frames) > 1 else frames[0]
+    for column in table.explode:
+        if column in frame:
+            frame = _explode(frame, column, table.explode[column])
     if frame.empty:
         raise ValueError(f"table `{name}` is empty: {table.files[0]} has no rows.")
     return frame
 
 
 def _read_columns(table: Table, name: str, path: Path, wanted: list[str]) -> pa.Table:
-    """The wanted columns of a file under their names after `rename`."""
+    """The wanted columns of a file under their names after `rename`, and those that `extract` makes."""
     old_names = {new: old for old, new in table.rename.items()}
-    source = [old_names.get(column, column) for column in wanted]
+    plain = list(dict.fromkeys(table.extracted.get(column, column) for column in wanted))
+    source = [old_names.get(column, column) for column in plain]
     names = _read_file(table, name, path, columns=()).column_names
     for column in source:
         if (count := names.count(column)) != 1:
             raise ValueError(f"table `{name}`: file {path} has {count} columns called {column!r}, not one.")
-    return _read_file(table, name, path, columns=source).select(source).rename_columns(wanted)
+    content = _read_file(table, name, path, columns=source).select(source).rename_columns(plain)
+    for column, made_from in table.extracted.items():
+        if column in wanted:
+            found = pc.extract_regex(content[made_from].cast(pa.string()), table.extract[made_from])
+            values = pc.struct_field(found, column)
+            content = content.append_column(column, pc.if_else(pc.equal(values, ""), None, values))
+    return content.select(wanted)
+
+
+def _explode(frame: pd.DataFrame, column: str, sep: str) -> pd.DataFrame:
+    """One row per value of the cells of a column, which are lists or texts; empty cells stay as one row."""
+    cells = frame[column]
+    if not isinstance(cells.dtype, pd.ArrowDtype):
+        cells = cells.astype("str").str.split(sep, regex=False)
+    return frame.assign(**{column: cells}).explode(column, ignore_index=True)
 
 
 def _read_file(table: Table, name: str, path: Path, columns: Sequence[str]) -> pa.Table:

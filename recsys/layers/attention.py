@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from recsys.layers.mlp import Dice, activation_layer, check_hidden
+from recsys.layers.mlp import activation_layer, check_hidden
 
 
 class LocalActivationUnit(nn.Module):
@@ -36,17 +36,21 @@ class LocalActivationUnit(nn.Module):
 
     def forward(self, query_BD: Tensor, key_BLD: Tensor, mask_BL: Tensor) -> Tensor:
         """The user's interest in the candidate, (B, D)."""
-        x = self.query(query_BD).unsqueeze(1) + self.key(key_BLD) + self.product(query_BD.unsqueeze(1) * key_BLD)
-        x = self._activate(0, x, mask_BL)
-        for number, linear in enumerate(self.inner, start=1):
-            x = self._activate(number, linear(x), mask_BL)
-        weight_BL = self.out(x).squeeze(-1)
+        linear_BH = self.query(query_BD)
+        if self.training:  # padding is often most of the places, so compute the real ones only
+            row_N, place_N = mask_BL.nonzero(as_tuple=True)
+            weight_N = self._weigh(query_BD[row_N], linear_BH[row_N], key_BLD[row_N, place_N])
+            weight_BL = weight_N.new_zeros(mask_BL.shape).index_put((row_N, place_N), weight_N)
+        else:
+            weight_BL = self._weigh(query_BD.unsqueeze(1), linear_BH.unsqueeze(1), key_BLD)
         if self.softmax:
             weight_BL = weight_BL.masked_fill(~mask_BL, torch.finfo(weight_BL.dtype).min).softmax(-1)
         weight_BL = weight_BL * mask_BL
         return (weight_BL.unsqueeze(1) @ key_BLD).squeeze(1)
 
-    def _activate(self, number: int, x: Tensor, mask_BL: Tensor) -> Tensor:
-        """Dice takes its moments over real places only."""
-        layer = self.activations[number]
-        return layer(x, mask_BL) if isinstance(layer, Dice) else layer(x)
+    def _weigh(self, query: Tensor, linear: Tensor, key: Tensor) -> Tensor:
+        """a(key, query) for each key, the last dimension gone; `linear` is the query's part of the first layer."""
+        x = linear + self.key(key) + self.product(query * key)
+        for activation, inner in itertools.zip_longest(self.activations, self.inner):
+            x = activation(x) if inner is None else inner(activation(x))
+        return self.out(x).squeeze(-1)

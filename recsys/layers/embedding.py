@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Table(nn.Embedding):
-    """An embedding table of `rows` vectors; row 0 is padding, and `zero` lists rows that start at zero.
+    """An embedding table of `rows` normal vectors; row 0 is padding, and `zero` lists rows that start at zero.
 
     With `sparse`, the gradient holds the looked-up rows only (for optimizers that accept sparse gradients). In
     training, every look-up adds `l2` * (sum of its squared vectors) / B to `penalty`: only touched rows are pulled
@@ -30,6 +30,8 @@ class Table(nn.Embedding):
             raise ValueError(f"`embedding_dim` must be at least 1, got {embedding_dim}.")
         if not l2 >= 0:
             raise ValueError(f"`embedding_l2` must not be negative, got {l2}.")
+        if not std >= 0:
+            raise ValueError(f"`embedding_std` must not be negative, got {std}.")
         super().__init__(rows, embedding_dim, padding_idx=PADDING, sparse=sparse)
         nn.init.normal_(self.weight, std=std)
         with torch.no_grad():

@@ -15,7 +15,7 @@ class Dice(nn.Module):
     """Data-adaptive activation (Zhou et al. 2018, arXiv:1706.06978, eq. 3).
 
     f(s) = p(s) * s + (1 - p(s)) * alpha * s with p(s) = sigmoid((s - E[s]) / sqrt(Var[s] + eps)). In training the
-    moments are those of the batch, later the running ones. Places outside `mask` do not count.
+    moments are those of the batch, later the running ones.
     """
 
     running_mean: Tensor
@@ -28,22 +28,17 @@ class Dice(nn.Module):
         self.register_buffer("running_mean", torch.zeros(width))
         self.register_buffer("running_var", torch.ones(width))
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """`x`: (..., width); `mask`: bool (...)."""
-        mean, var = self._moments(x, mask) if self.training else (self.running_mean, self.running_var)
+    def forward(self, x: Tensor) -> Tensor:
+        """`x`: (..., width); in training (N, width)."""
+        mean, var = self._moments(x) if self.training and len(x) else (self.running_mean, self.running_var)
         p = torch.sigmoid((x - mean) * torch.rsqrt(var + self.eps))
         return x * (p + (1 - p) * self.alpha)
 
-    def _moments(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        weight = torch.ones_like(x[..., :1]) if mask is None else mask.unsqueeze(-1).to(x.dtype)
-        count = weight.sum()
-        dims = tuple(range(x.dim() - 1))
-        mean = (x * weight).sum(dims) / count.clamp(min=1)
-        var = ((x - mean) ** 2 * weight).sum(dims) / count.clamp(min=1)
+    def _moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        var, mean = torch.var_mean(x, dim=0, correction=0)
         with torch.no_grad():
-            step = self.momentum * (count > 0)
-            self.running_mean.lerp_(mean.detach().float(), step)
-            self.running_var.lerp_(var.detach().float(), step)
+            self.running_mean.lerp_(mean.float(), self.momentum)
+            self.running_var.lerp_(var.float(), self.momentum)
         return mean, var
 
 

@@ -1,7 +1,24 @@
-"""Pure functions from scores and labels to numbers: ratings, clicks and ranked lists."""
+"""Pure functions from scores and labels to numbers: ratings, clicks, ranked lists and how sure the numbers are."""
 
-from recsys.metrics.classification import auc, best_threshold, logloss, precision_recall_f1
+from recsys.metrics.beyond_accuracy import (
+    GROUPS,
+    activity_groups,
+    diversity,
+    item_coverage,
+    novelty,
+    popularity_lift,
+)
+from recsys.metrics.bootstrap import labelled_intervals, mean_intervals, rating_intervals
+from recsys.metrics.classification import (
+    auc,
+    best_threshold,
+    calibration_error,
+    gauc,
+    logloss,
+    precision_recall_f1,
+)
 from recsys.metrics.ranking import (
+    average_precision_at_k,
     f1_at_k,
     hit_rate_at_k,
     mrr,
@@ -13,19 +30,34 @@ from recsys.metrics.ranking import (
 )
 from recsys.metrics.rating import mae, rmse
 
+LESS_IS_BETTER = ("rmse", "mae", "logloss", "calibration_error")
+
 __all__ = [
+    "GROUPS",
+    "LESS_IS_BETTER",
+    "activity_groups",
     "auc",
+    "average_precision_at_k",
     "best_threshold",
+    "calibration_error",
+    "diversity",
     "f1_at_k",
+    "gauc",
     "hit_rate_at_k",
+    "item_coverage",
+    "labelled_intervals",
     "logloss",
     "mae",
+    "mean_intervals",
     "mrr",
     "ndcg_at_k",
+    "novelty",
+    "popularity_lift",
     "precision_at_k",
     "precision_recall_f1",
     "ranked_hits",
     "ranking_metrics",
+    "rating_intervals",
     "recall_at_k",
     "rmse",
 ]

@@ -3,7 +3,8 @@
 import importlib
 import inspect
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, TypedDict, get_args
 
@@ -27,11 +28,16 @@ class Training(TypedDict, total=False):
     """How a model is trained; not part of the model, so not saved with it.
 
     `optimizer` makes one from the parameters. `schedule` shapes the learning rate over all steps after a linear
-    rise during the share `warmup` of them.
+    rise during the share `warmup` of them. `embedding_weight_decay` is the optimizer's `weight_decay` for the embedding
+    tables alone: rare ids need far more of it than the dense layers bear. `id_dropout` is the share of user and item
+    ids that training replaces by their unseen rows, so that the model learns to judge newcomers by everything else
+    (DropoutNet, Volkovs et al. 2017).
     """
 
     objective: Objective
-    optimizer: Callable[[Iterable[nn.Parameter]], Optimizer]
+    optimizer: Callable[..., Optimizer]
+    embedding_weight_decay: float | None
+    id_dropout: float
     schedule: Schedule
     warmup: float
 
@@ -64,7 +70,9 @@ class Recommender(pl.LightningModule):
         self,
         *,
         objective: Objective | None = None,
-        optimizer: Callable[[Iterable[nn.Parameter]], Optimizer] = torch.optim.Adam,
+        optimizer: Callable[..., Optimizer] = torch.optim.Adam,
+        embedding_weight_decay: float | None = None,
+        id_dropout: float = 0.0,
         schedule: Schedule = "constant",
         warmup: float = 0.0,
     ) -> None:
@@ -80,7 +88,12 @@ class Recommender(pl.LightningModule):
             raise ValueError(f"`schedule` got {schedule!r}: {nearest(schedule, get_args(Schedule))}")
         if not isinstance(warmup, int | float) or not 0 <= warmup < 1:
             raise ValueError(f"`warmup` must be a share of all steps in [0, 1), got {warmup!r}.")
-        self.optimizer, self.schedule, self.warmup = optimizer, schedule, warmup
+        if embedding_weight_decay is not None and not embedding_weight_decay >= 0:
+            raise ValueError(f"`embedding_weight_decay` must not be negative, got {embedding_weight_decay}.")
+        if not isinstance(id_dropout, int | float) or not 0 <= id_dropout < 1:
+            raise ValueError(f"`id_dropout` must be in [0, 1), got {id_dropout!r}.")
+        self.optimizer, self.embedding_weight_decay, self.id_dropout = optimizer, embedding_weight_decay, id_dropout
+        self.schedule, self.warmup = schedule, warmup
 
     def forward(self, batch: Batch) -> Tensor:
         """Logits (or ratings), float32 (B,)."""
@@ -97,8 +110,14 @@ class Recommender(pl.LightningModule):
             return logit_B.sigmoid()
         return logit_B.clamp(*label.range) if label.range else logit_B
 
+    def start_from(self, models: Sequence["Recommender"]) -> None:  # noqa: ARG002 - for models that can
+        """Start from trained models instead of random weights. Raises ValueError where they do not fit."""
+        raise ValueError(f"`pretrained` is for model=ncf; {type(self).__name__} trains from scratch.")
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: ARG002 - Lightning's signature
         """One optimisation step's loss."""
+        if self.id_dropout:
+            batch = hide_ids(batch, self.schema, self.id_dropout)
         loss = self.objective(self(batch).float(), batch.label_B, self.schema.label.negatives)
         loss = loss + self._take_penalties()
         self.log("train/loss", loss, on_step=False, on_epoch=True, prog_bar=True, sync_dist=True, batch_size=len(batch))
@@ -145,16 +164,35 @@ class Recommender(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """The optimizer and its schedule, stepped every batch."""
-        optimizer = self.optimizer([p for p in self.parameters() if p.requires_grad])
+        optimizer = self.optimizer(self._parameter_groups())
         if self.schedule == "constant" and not self.warmup:
             return optimizer
         steps = int(self.trainer.estimated_stepping_batches)
         scheduler = LambdaLR(optimizer, lambda step: learning_rate_factor(self.schedule, self.warmup, step, steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
+    def _parameter_groups(self) -> list[Any]:
+        """All parameters; the tables in a group of their own where they have a weight decay of their own."""
+        if self.embedding_weight_decay is None:
+            return list(self.parameters())
+        tables = [module.weight for module in self.modules() if isinstance(module, Table)]
+        dense = [p for p in self.parameters() if not any(p is table for table in tables)]
+        return [{"params": tables, "weight_decay": self.embedding_weight_decay}, {"params": dense}]
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Note which class the weights belong to."""
         checkpoint[CLASS_KEY] = f"{type(self).__module__}.{type(self).__qualname__}"
+
+
+def hide_ids(batch: Batch, schema: FeatureSchema, share: float) -> Batch:
+    """The batch with the given share of user ids and of item ids replaced, at random, by their unseen rows."""
+    names = [column.name for column in schema.fields]
+    keys = [key for key in (schema.user, schema.item) if key in names]
+    ids_BF = batch.ids_BF.clone()
+    for key in keys:
+        hidden_B = torch.rand(len(batch), device=ids_BF.device) < share
+        ids_BF[hidden_B, names.index(key)] = schema.offset(key)
+    return replace(batch, ids_BF=ids_BF)
 
 
 def learning_rate_factor(schedule: Schedule, warmup: float, step: int, steps: int) -> float:

@@ -24,6 +24,7 @@ class DeepFM(Recommender):
         schema: FeatureSchema,
         *,
         embedding_dim: int = 16,
+        embedding_std: float = 0.1,
         hidden: Sequence[int] = (400, 400, 400),
         dropout: float = 0.0,
         batch_norm: bool = False,
@@ -32,7 +33,7 @@ class DeepFM(Recommender):
         **training: Unpack[Training],
     ) -> None:
         super().__init__(schema, **training)
-        self.embedding = FeatureEmbedding(self.schema, embedding_dim, sparse=sparse, l2=embedding_l2)
+        self.embedding = FeatureEmbedding(self.schema, embedding_dim, std=embedding_std, sparse=sparse, l2=embedding_l2)
         self.first_order = FeatureEmbedding(self.schema, 1, std=1e-4, sparse=sparse, l2=embedding_l2)
         self.mlp = MLP(self.embedding.columns * embedding_dim, hidden, dropout=dropout, batch_norm=batch_norm)
         self.out = nn.Linear(self.mlp.out_features, 1, bias=False)

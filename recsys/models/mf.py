@@ -19,12 +19,13 @@ class MF(Recommender):
         schema: FeatureSchema,
         *,
         embedding_dim: int = 32,
+        embedding_std: float = 0.1,
         embedding_l2: float = 0.0,
         sparse: bool = False,
         **training: Unpack[Training],
     ) -> None:
         super().__init__(schema, **training)
-        self.factors = PairEmbedding(self.schema, embedding_dim, sparse=sparse, l2=embedding_l2)
+        self.factors = PairEmbedding(self.schema, embedding_dim, std=embedding_std, sparse=sparse, l2=embedding_l2)
         self.biases = PairEmbedding(self.schema, 1, std=0.01, sparse=sparse, l2=embedding_l2)
 
     def forward(self, batch: Batch) -> Tensor:

@@ -31,6 +31,7 @@ class NCF(Recommender):
         branch: Branch = "neumf",
         embedding_dim: int = 16,
         mlp_embedding_dim: int = 32,
+        embedding_std: float = 0.1,
         hidden: Sequence[int] = (64, 32, 16),
         dropout: float = 0.0,
         embedding_l2: float = 0.0,
@@ -43,13 +44,36 @@ class NCF(Recommender):
         width = 0
         self.gmf = self.pair = self.mlp = None
         if branch != "mlp":
-            self.gmf = PairEmbedding(self.schema, embedding_dim, sparse=sparse, l2=embedding_l2)
+            self.gmf = PairEmbedding(self.schema, embedding_dim, std=embedding_std, sparse=sparse, l2=embedding_l2)
             width += embedding_dim
         if branch != "gmf":
-            self.pair = PairEmbedding(self.schema, mlp_embedding_dim, sparse=sparse, l2=embedding_l2)
+            self.pair = PairEmbedding(self.schema, mlp_embedding_dim, std=embedding_std, sparse=sparse, l2=embedding_l2)
             self.mlp = MLP(2 * mlp_embedding_dim, hidden, dropout=dropout)
             width += self.mlp.out_features
         self.out = nn.Linear(width, 1, bias=False)
+
+    def start_from(self, models: Sequence[Recommender]) -> None:
+        """Take over a trained GMF and a trained MLP, in any order; their output layers count half each (eq. 13)."""
+        found = {model.hparams["branch"]: model for model in models if isinstance(model, NCF)}
+        if self.gmf is None or self.pair is None or set(found) != {"gmf", "mlp"}:
+            raise ValueError(
+                "`pretrained` takes two checkpoints, one of model.branch=gmf and one of model.branch=mlp, and starts "
+                "model=ncf model.branch=neumf from them."
+            )
+        for name, model in found.items():
+            if model.schema != self.schema:
+                raise ValueError(f"`pretrained`: the {name} checkpoint was trained on other data.")
+            weights = {k: v for k, v in model.state_dict().items() if k not in ("bias", "out.weight")}
+            try:
+                self.load_state_dict(weights, strict=False)
+            except RuntimeError:
+                raise ValueError(
+                    f"`pretrained`: the {name} checkpoint has other layer widths than the model."
+                ) from None
+        gmf, mlp = found["gmf"], found["mlp"]
+        with torch.no_grad():
+            self.out.weight.copy_(torch.cat([gmf.out.weight, mlp.out.weight], 1) / 2)
+            self.bias.copy_((gmf.bias + mlp.bias) / 2)
 
     def forward(self, batch: Batch) -> Tensor:
         """Logits (or ratings), float32 (B,)."""

@@ -9,7 +9,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recsys.data.batches import EXCLUDED, Candidates, InOrder, Rows, Shuffled, TrainRows
+from recsys.data.batches import (
+    EXCLUDED,
+    Candidates,
+    FewCandidates,
+    InOrder,
+    Rows,
+    Shuffled,
+    TrainRows,
+    make_batch,
+)
 from recsys.data.module import DataModule, DataSpec
 from recsys.data.split import TEST, TRAIN, VALID
 from recsys.data.store import Store
@@ -102,10 +111,13 @@ def test_in_order_covers_every_position_once_in_equal_steps_and_whole_units(unit
     ranks = [InOrder(units * unit, size, unit=unit, rank=r, world=world) for r in range(world)]
     steps = [list(sampler) for sampler in ranks]
     assert len({len(s) for s in steps}) == 1
+    assert {len(s) for s in steps} == {len(sampler) for sampler in ranks}
     shares = [np.concatenate([np.empty(0, int), *s]) for s in steps]
     assert all(len(share) % unit == 0 for share in shares)
     assert np.concatenate(shares).tolist() == list(range(units * unit))
     assert all(len(rows) <= size for s in steps for rows in s)
+    alone = [rows.tolist() for rows in InOrder(units * unit, size, unit=unit) if len(rows)]
+    assert [rows.tolist() for s in steps for rows in s if len(rows)] == alone
 
 
 @pytest.fixture
@@ -172,6 +184,60 @@ def test_candidates_are_all_items_with_seen_ones_excluded(tiny, tmp_path):
             assert label == (EXCLUDED if (shopper, sku) in seen else float(sku in new))
         first = mine[mine["sku"].isin(new)].index[0]
         assert row == first, "the query is the first event with something to find"
+
+
+def few(store, part, count, *, given=False):
+    queries = FewCandidates(store, part, count, given=given)
+    batch = queries[np.arange(len(queries))]
+    shape = (len(queries.rows_Q), queries.width)
+    return queries, batch, batch.label_B.view(shape).numpy(), queries.item_QC
+
+
+def test_sampled_candidates_are_new_to_the_user_and_the_same_every_time(tiny_implicit, tmp_path):
+    store = opened(tiny_implicit, tmp_path)
+    queries, _, label_QC, item_QC = few(store, TEST, 4)
+    assert queries.note == "[4 sampled]"
+    assert (label_QC == [1.0, 0.0, 0.0, 0.0, 0.0]).all()
+    met = set(zip(store.user_E.tolist(), store.item_E.tolist(), strict=True))
+    for row, items in zip(queries.rows_Q, item_QC, strict=True):
+        user = int(store.user_E[row])
+        assert items[0] == store.item_E[row]
+        assert not {(user, int(i)) for i in items[1:]} & met
+    np.testing.assert_array_equal(few(store, TEST, 4)[3], item_QC)
+
+
+def test_a_query_stands_for_every_liked_event_and_keeps_its_scene_and_history(tiny, tmp_path):
+    store = opened(tiny, tmp_path)
+    queries, batch, _, _ = few(store, TEST, 3)
+    seen = set(zip(*(a[store.part_E < TEST].tolist() for a in (store.user_E, store.item_E)), strict=True))
+    liked = np.flatnonzero((store.part_E == TEST) & store.liked_E)
+    new = [e for e in liked if (int(store.user_E[e]), int(store.item_E[e])) not in seen]
+    met_by = np.bincount(np.unique(store.user_E.astype("int64") * 12 + store.item_E) // 12)
+    new = [e for e in new if met_by[store.user_E[e]] < 12]
+    assert queries.rows_Q.tolist() == new
+    assert len(new) > len(Candidates(store, TEST).rows_Q)
+    own = make_batch(store, store.user_E[new], store.item_E[new], np.array(new), np.ones(len(new)))
+    assert torch.equal(batch.ids_BF[:: queries.width], own.ids_BF)
+
+
+def test_given_candidates_are_used_in_the_test_and_named(tiny_implicit, tmp_path):
+    lists = {"p1": [100, 101, 102], "p2": [103], "stranger": [100], "p3": [999]}
+    given = pd.DataFrame([(u, i) for u, items in lists.items() for i in items], columns=["shopper", "sku"])
+    given.to_csv(tmp_path / "given.csv", index=False)
+    tiny_implicit["tables"]["candidates"] = {"path": str(tmp_path / "given.csv")}
+    store = opened(tiny_implicit, tmp_path)
+    kept = {e["rule"]: e["rows"] for e in store.cleaning["entries"] if e["table"] == "candidates"}
+    assert kept == {"user not in table `users`": 1, "item not in table `items`": 1}
+    queries, _, label_QC, item_QC = few(store, TEST, 4, given=True)
+    assert queries.note == "[3 given]"
+    assert few(store, TEST, 4)[0].note == "[4 sampled]"
+    name = dict(enumerate(f"p{n}" for n in range(30)))
+    assert {name[int(store.user_E[row])] for row in queries.rows_Q} <= {"p1", "p2"}
+    for row, items, labels in zip(queries.rows_Q, item_QC, label_QC, strict=True):
+        wanted = [i - 100 for i in lists[name[int(store.user_E[row])]]]
+        assert items[1:].tolist() == wanted + [-1] * (3 - len(wanted))
+        assert (labels[1:][items[1:] == -1] == EXCLUDED).all()
+        assert labels[0] == 1
 
 
 def test_to_moves_every_tensor(tiny, tmp_path):

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from recsys.data.cleaning import CleaningReport, clean_column, clean_entities
 from recsys.data.events import load_events
+from recsys.data.module import DataSpec
 from recsys.data.tables import TableSet
 from recsys.declare import declare
 from recsys.schema import Column, FeatureSchema
@@ -310,3 +311,16 @@ def test_rows_read_less_rows_dropped_are_rows_kept(tmp_path_factory, rows):
     dropped = sum(e["rows"] for e in events.report.entries if e["table"] == "behaviour" and e["action"] == "dropped")
     assert rows_of(events) == {"read": len(rows), "kept": len(rows) - dropped}
     assert events.label_E.tolist() == [float(r[2]) for r in survivors]
+
+
+def test_of_repeated_pairs_the_earliest_is_kept(tiny, tmp_path):
+    visits = pd.read_csv(tmp_path / "visits.csv").sample(frac=1, random_state=0)
+    visits.to_csv(tmp_path / "visits.csv", index=False)
+    tiny["tables"]["behaviour"]["duplicates"] = "pairs"
+    spec = DataSpec.parse(tiny)
+    events = load_events(spec.tables, spec.schema)
+    first = visits.sort_values("when", kind="stable").drop_duplicates(["shopper", "sku"])
+    found = zip(events.users["shopper"][events.user_E], events.items["sku"][events.item_E], events.time_E, strict=True)
+    assert set(found) == set(zip(first["shopper"], first["sku"], first["when"], strict=True))
+    dropped = {e["rule"]: e["rows"] for e in events.report.dropped("behaviour")}
+    assert dropped["repeated pair (earliest kept)"] == len(visits) - len(first)

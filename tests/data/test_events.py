@@ -191,3 +191,35 @@ def test_oracle_and_files_per_split(tmp_path):
     events = load_events(declare(TableSet, {"behaviour": {"path": files}}, "tables"), schema, SPLIT_COLUMN)
     assert events.oracle_E.tolist() == [0.25, 0.75]
     assert events.split_E.tolist() == ["train", "test"]
+
+
+def test_titles_stand_beside_the_items(load):
+    behaviour = {"user": ["a"] * 5, "item": ["7", "x", "new", "8", "9"]}
+    names = ["old", "Toy\n Story ", None, " ", "七"]
+    items = {"item": ["7", "7", "8", "9", "x"], "name": names}
+    events = load({"behaviour": behaviour, "items": items}, {"title": "name"}, {"items": {"unknown": "keep"}})
+    titles = dict(
+        zip(events.items["item"], events.titles.astype(object).where(events.titles.notna(), None), strict=True)
+    )
+    assert titles == {"7": "Toy Story", "8": None, "9": None, "x": "七", "new": None}
+
+
+def test_a_number_can_be_a_title_and_a_title_a_feature(load):
+    tables = {"behaviour": {"user": ["a", "a"], "item": [1, 2]}, "items": {"item": [2, 1], "year": [1995, None]}}
+    schema = {"title": "year", "columns": {"year": {"role": "item", "kind": "category"}}}
+    events = load(tables, schema, parquet=True)
+    assert events.titles.tolist()[0] == "1995"
+    assert events.titles.isna().tolist() == [False, True]
+    assert events.items["year"][0] == 1995
+
+
+def test_without_a_title_there_are_none(load):
+    assert load({"behaviour": {"user": ["a"], "item": [1]}}).titles is None
+
+
+def test_a_missing_title_is_refused(load):
+    tables = {"behaviour": {"user": ["a"], "item": [1]}}
+    with pytest.raises(ValueError, match=r"`title` names column 'name', but there is no table `items`"):
+        load(tables, {"title": "name"})
+    with pytest.raises(ValueError, match=r"table `items` has no column 'nmae': did you mean 'name'\?"):
+        load({**tables, "items": {"item": [1], "name": ["x"]}}, {"title": "nmae"})

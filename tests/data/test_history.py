@@ -49,6 +49,8 @@ def test_histories_by_double_loop(rows, length):
             if other == user and before < order and positive and other_part <= part:
                 seen.append((before, m))
         assert items_of(histories, n) == [m for _, m in sorted(seen)][-length:]
+    for item, user, order in zip(histories.item_H, histories.user_H, histories.order_H, strict=True):
+        assert (user, order) == rows[item][:2], "every entry says whose it is and from when"
 
 
 @brute_force
@@ -66,6 +68,8 @@ def test_histories_of_their_own_table_by_double_loop(rows, past, length):
     for n, (user, order, *_) in enumerate(rows):
         seen = sorted((before, 100 + m) for m, (other, before) in enumerate(past) if other == user and before < order)
         assert items_of(histories, n) == [item for _, item in seen][-length:]
+    for item, user, order in zip(histories.item_H, histories.user_H, histories.order_H, strict=True):
+        assert (user, order) == past[item - 100]
 
 
 def test_equal_moments_never_see_one_another_and_ties_keep_the_order_of_rows():

@@ -19,6 +19,8 @@ def test_every_free_item_and_no_other_is_drawn(known, seed):
     free = {user: pool - {i for u, i in known if u == user} for user in range(5)}
     assume(all(free.values()))
     sampler = NegativeSampler(user_P, item_P, users=5)
+    assert sampler.pool.tolist() == sorted(pool)
+    assert sampler.free_U.tolist() == [len(free[user]) for user in range(5)]
     drawn = sampler.sample(np.repeat(np.arange(5), 400), np.random.default_rng(seed)).reshape(5, 400)
     assert {user: set(drawn[user].tolist()) for user in range(5)} == free
 

@@ -137,3 +137,14 @@ def test_impossible_splits(split, data, message):
 def test_impossible_shares(options, message):
     with pytest.raises(ValueError, match=message):
         Split(**options)
+
+
+def test_a_column_without_valid_gives_up_a_share_of_train():
+    words = ["train"] * 50 + ["test"] * 10
+    parts = split_events(Split(by="column", valid=0.2), events(split=words))
+    assert (parts[50:] == TEST).all()
+    assert (parts[:50] == VALID).sum() == 0.2 * 50
+    again = split_events(Split(by="column", valid=0.2), events(split=words))
+    other = split_events(Split(by="column", valid=0.2, seed=1), events(split=words))
+    assert (parts == again).all()
+    assert (parts != other).any()

@@ -7,9 +7,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from recsys.data.batches import Rows
 from recsys.data.module import DataModule, DataSpec
 from recsys.data.split import TRAIN
-from recsys.data.store import open_store, write_atomically
+from recsys.data.store import open_store, row_counts, write_atomically
 
 
 def prepare(mapping: dict, cache: Path) -> DataModule:
@@ -38,7 +39,7 @@ def test_the_store_is_reused_until_schema_or_files_change(tiny, tmp_path):
 
 def test_arrays_are_memory_mapped(tiny, tmp_path):
     store = prepare(tiny, tmp_path / "cache").store
-    for array in (store.user_E, store.label_E, store.sides["item"].ids, store.history_H):
+    for array in (store.user_E, store.label_E, store.sides["item"].ids, store.history_H, store.history_order_H):
         assert isinstance(array, np.memmap)
 
 
@@ -93,6 +94,23 @@ def test_a_store_opens_as_it_was_written(tiny, tmp_path):
     assert again.cleaning["rows"]["behaviour"]["kept"] == len(again.user_E)
 
 
+def test_titles_are_read_by_item_position(tiny, tmp_path):
+    goods = pd.read_csv(tmp_path / "goods.csv").assign(name=["Töpfe", *[None] * 10, '"Best" pan'])
+    goods.to_csv(tmp_path / "goods.csv", index=False)
+    keys = [str(sku) for sku in range(100, 112)]
+    assert prepare(tiny, tmp_path / "cache").store.titles.to_pylist() == keys
+    titled = prepare({**tiny, "title": "name"}, tmp_path / "cache").store
+    assert titled.titles.to_pylist() == ["Töpfe", *keys[1:11], '"Best" pan']
+    assert titled.schema.title == "name"
+    assert "name" not in {column.name for column in titled.schema.columns}
+
+
+def test_a_store_without_its_titles_is_built_again(tiny, tmp_path):
+    data = prepare(tiny, tmp_path / "cache")
+    (data.folder / "items.parquet").write_bytes(b"PAR1")
+    assert prepare(tiny, tmp_path / "cache").store.titles.to_pylist()[0] == "100"
+
+
 def test_missing_file_says_where_to_get_the_data(tiny, tmp_path):
     spec = {**tiny, "about": "Ask the shop.", "tables": {**tiny["tables"], "items": {"path": str(tmp_path / "no.csv")}}}
     with pytest.raises(FileNotFoundError, match=r"table `items`: there is no file '.*no\.csv'. Ask the shop\."):
@@ -103,3 +121,13 @@ def test_missing_file_says_where_to_get_the_data(tiny, tmp_path):
 def test_sizes_must_be_positive(tiny, tmp_path, option):
     with pytest.raises(ValueError, match=f"`{option}` must be an integer of at least 1, got 0"):
         DataModule(DataSpec.parse(tiny), cache=tmp_path, **{option: 0})
+
+
+def test_row_counts_are_the_occurrences_in_training_batches(tiny, tmp_path):
+    store = prepare(tiny, tmp_path / "cache").store
+    rows = Rows(store, TRAIN)
+    batch = rows[np.arange(len(rows))]
+    ids = np.concatenate([batch.ids_BF.numpy().ravel(), *(x.numpy().ravel() for x in batch.lists.values())])
+    expected = np.bincount(ids, minlength=store.schema.rows)
+    expected[0] = 0
+    np.testing.assert_array_equal(row_counts(store), expected)

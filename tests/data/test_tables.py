@@ -350,3 +350,50 @@ def test_fill(values, fill, expected):
 @pytest.mark.parametrize(("cells", "fill", "expected"), [(["1", ""], 2, [1, 2]), (["1", ""], "x", ["1", "x"])])
 def test_fill_of_tags(cells, fill, expected):
     assert [tag for tags in fill_missing(as_tags(pd.Series(cells), TAGS), fill) for tag in tags] == expected
+
+
+def test_extract_makes_columns_of_named_groups(tmp_path):
+    path = text(tmp_path / "t.csv", "id;title\n1;Heat (1995)\n2;Untitled\n3;Toy Story (1995) \n4;\n")
+    table = Table(path=path, sep=";", rename={"title": "name"}, extract={"name": r"(?P<stem>.*) \((?P<year>\d{4})\)$"})
+    assert column_names(table, "items") == ["id", "name", "stem", "year"]
+    assert rows_of(table, ["year", "id"]) == [["1995", "1"], [None, "2"], ["1995", "3"], [None, "4"]]
+    assert rows_of(table, ["stem", "name"])[0] == ["Heat", "Heat (1995)"]
+
+
+def test_explode_makes_one_row_per_value(tmp_path):
+    path = text(tmp_path / "t.csv", "user,items\n1,a b c\n2,\n3,d\n")
+    expected = [["1", "a"], ["1", "b"], ["1", "c"], ["2", None], ["3", "d"]]
+    assert rows_of(Table(path=path, explode={"items": " "}), ["user", "items"]) == expected
+    assert rows_of(Table(path=path, explode={"items": " "}), ["user"]) == [["1"], ["2"], ["3"]]
+    parquet(tmp_path / "t.parquet", {"user": [1, 2], "items": [["a", "b"], ["c"]]})
+    lists = Table(path=str(tmp_path / "t.parquet"), explode={"items": ""})
+    assert rows_of(lists, ["user", "items"]) == [[1, "a"], [1, "b"], [2, "c"]]
+
+
+def test_a_file_of_pairs_and_lists_is_read_without_python(tmp_path):
+    """The candidates of the NCF paper: the test pair in brackets, then items."""
+    path = text(tmp_path / "t.negative", "(0,25)\t1064\t174\n(13,7)\t5\t6\n")
+    table = Table(
+        path=path,
+        sep=")\t",
+        header=False,
+        names=("pair", "item"),
+        extract={"pair": r"^\((?P<user>\d+),"},
+        explode={"item": "\t"},
+    )
+    assert rows_of(table, ["user", "item"]) == [["0", "1064"], ["0", "174"], ["13", "5"], ["13", "6"]]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"extract": {"title": "(x)"}}, "`extract.title` needs a named group"),
+        ({"extract": {"title": "(?P<x>"}}, "is no regular expression"),
+        ({"extract": {"titel": "(?P<x>.)"}}, "`extract` or `explode` names 'titel': did you mean 'title'"),
+        ({"explode": {"items": ","}}, "`extract` or `explode` names 'items'"),
+    ],
+)
+def test_wrong_extract_and_explode(tmp_path, options, message):
+    path = text(tmp_path / "t.csv", "id,title\n1,a\n")
+    with pytest.raises(ValueError, match=message):
+        column_names(Table(path=path, **options), "items")

@@ -68,10 +68,17 @@ def test_cleaning_is_counted_in_metrics_json(din_run, bookshop):
 
 
 def test_metrics_are_complete(din_run):
-    test = json.loads((din_run / "metrics.json").read_text())["test"]
-    assert {"auc", "logloss", "precision", "recall", "f1", "mrr"} <= set(test)
-    assert {f"{m}@{k}" for m in ("precision", "recall", "f1", "hit_rate", "ndcg") for k in (5, 10, 20)} <= set(test)
-    assert all(0 <= value <= 5 for value in test.values())
+    content = json.loads((din_run / "metrics.json").read_text())
+    test = content["test"]
+    assert {"auc", "gauc", "logloss", "calibration_error", "precision", "recall", "f1", "mrr"} <= set(test)
+    at_k = ("precision", "recall", "f1", "hit_rate", "ndcg", "map")
+    assert {f"{m}@{k}" for m in at_k for k in (5, 10, 20)} <= set(test)
+    assert {"coverage@10", "novelty@10", "diversity@10", "popularity_lift@10"} <= set(test)
+    assert all(0 <= value <= 8 for name, value in test.items() if name != "popularity_lift@10")
+    for name, (low, high) in content["intervals"]["test"].items():
+        assert low <= high, name
+    assert {"warm", "hot"} <= set(content["groups"]["users"])
+    assert "auc" in content["groups"]["items"]["hot"]
 
 
 @pytest.mark.parametrize("batch_size", ["null", "7", "1000"])
@@ -119,7 +126,7 @@ def test_two_processes_reach_the_metrics_of_one(bookshop, call, tmp_path):
     checkpoint = f"checkpoint={tmp_path}/run/checkpoints/best.ckpt"
     assert call("evaluate.py", checkpoint, f"output={again}").returncode == 0
     first, second = (json.loads(p.read_text())["test"] for p in (tmp_path / "run" / "metrics.json", again))
-    assert second == pytest.approx(first, abs=1e-6)
+    assert second == first
 
 
 def test_help_helps():
@@ -167,6 +174,16 @@ def test_a_mistake_ends_in_one_message_and_leaves_nothing(bookshop, call, mistak
     assert BAD[mistake] in done.stderr
     assert done.stderr.count("\n") == 1
     assert sorted(bookshop.rglob("*")) == before
+
+
+def test_test_pairs_in_training_stop_the_run_before_it_begins(bookshop, call):
+    """Readers lend books again, so a random split of implicit data asks what training has told."""
+    before = sorted(bookshop.rglob("outputs/**"))
+    options = ["data.label.kind=implicit", "data.split.by=random", "model=mf", "objective=bpr"]
+    done = call("train.py", *bookshop_options(bookshop), *options)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: the leak check failed:\n- test pairs: a user and item of training in ")
+    assert sorted(bookshop.rglob("outputs/**")) == before
 
 
 def test_an_empty_table_is_named(bookshop, call, tmp_path):

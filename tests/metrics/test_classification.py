@@ -1,6 +1,6 @@
 import warnings
 from functools import partial
-from math import log
+from math import isnan, log
 
 import numpy as np
 import pytest
@@ -9,8 +9,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import log_loss, precision_recall_curve, precision_recall_fscore_support, roc_auc_score
 from torch import tensor
+from torchmetrics.functional.classification import binary_calibration_error
 
-from recsys.metrics import auc, best_threshold, logloss, precision_recall_f1
+from recsys.metrics import auc, best_threshold, calibration_error, gauc, logloss, precision_recall_f1
 
 EPS = np.finfo(np.float64).eps
 N = 200_000
@@ -77,6 +78,63 @@ def test_auc_of_one_class_is_refused(label):
         auc(torch.rand(3), torch.full((3,), label))
 
 
+def test_gauc_by_hand():
+    # Group 1: of its pairs, one in order and one tie. Group 2: the one pair is out of order. Groups 3, 4: one class.
+    score_B = tensor([5.0, 3.0, 3.0, 1.0, 2.0, 9.0, 0.0])
+    label_B = tensor([1, 1, 0, 1, 0, 1, 0])
+    group_B = tensor([1, 1, 1, 2, 2, 3, 4])
+    assert gauc(score_B, label_B, group_B) == pytest.approx((3 * (1 + 1 / 2) / 2 + 2 * 0) / (3 + 2), abs=1e-15)
+
+
+def gauc_by_loop(rows, groups):
+    score, label = (column.numpy() for column in columns(rows))
+    total = weight = 0.0
+    for group in set(groups):
+        here = np.array(groups) == group
+        if len(set(label[here])) == 2:
+            total += here.sum() * auc(tensor(score[here]), tensor(label[here]))
+            weight += here.sum()
+    return total / weight if weight else float("nan")
+
+
+@brute_force
+@given(scored_labels, st.data())
+def test_gauc_is_the_mean_auc_of_groups(rows, data):
+    groups = [data.draw(st.sampled_from([-3, 0, 10**12])) for _ in rows]
+    expected = gauc_by_loop(rows, groups)
+    assert gauc(*columns(rows), tensor(groups)) == pytest.approx(expected, abs=1e-15, nan_ok=True)
+
+
+def test_gauc_of_200k_rows_matches_sklearn():
+    rng = np.random.default_rng(0)
+    score, label, group = rng.integers(0, 50, N), rng.integers(0, 2, N), rng.integers(0, 300, N) ** 2
+    parts = [(score[group == g], label[group == g]) for g in np.unique(group)]
+    expected = np.average([roc_auc_score(y, s) for s, y in parts], weights=[len(y) for _, y in parts])
+    assert gauc(tensor(score), tensor(label), tensor(group)) == pytest.approx(expected, abs=1e-12)
+
+
+def test_gauc_of_one_group_is_the_auc():
+    rng = np.random.default_rng(0)
+    score_B, label_B = tensor(rng.integers(0, 9, 1000)), tensor(rng.integers(0, 2, 1000))
+    assert gauc(score_B, label_B, torch.full((1000,), 7)) == auc(score_B, label_B)
+
+
+def test_gauc_gains_nothing_from_knowing_who_clicks():
+    label_B, group_B = tensor([1, 1, 1, 0, 1, 0, 0, 0]), tensor([0, 0, 0, 0, 1, 1, 1, 1])
+    score_B = 1 - group_B
+    assert auc(score_B, label_B) > 1 / 2
+    assert gauc(score_B, label_B, group_B) == 1 / 2
+
+
+def test_gauc_without_a_group_of_both_classes_is_nan():
+    assert isnan(gauc(tensor([0.1, 0.9]), tensor([0, 1]), tensor([1, 2])))
+
+
+def test_groups_of_another_shape_are_refused():
+    with pytest.raises(ValueError, match=r"shape \(3,\) as the rows, got \(2,\)"):
+        gauc(torch.rand(3), tensor([0, 1, 1]), tensor([1, 2]))
+
+
 def test_logloss_by_hand():
     probability_B = tensor([0.8, 0.4], dtype=torch.float64)
     expected = -(log(0.8) + log(1 - 0.4)) / 2
@@ -97,10 +155,47 @@ def test_logloss_of_extreme_probabilities_matches_sklearn():
     assert logloss(tensor(probability), tensor(label)) == pytest.approx(expected, abs=1e-12)
 
 
+@pytest.mark.parametrize("metric", [logloss, calibration_error])
 @pytest.mark.parametrize("outside", [-1e-9, 1 + 1e-9])
-def test_logloss_of_a_score_that_is_no_probability_is_refused(outside):
+def test_a_score_that_is_no_probability_is_refused(metric, outside):
     with pytest.raises(ValueError, match=r"in \[0, 1\]"):
-        logloss(tensor([0.5, outside], dtype=torch.float64), tensor([0, 1]))
+        metric(tensor([0.5, outside], dtype=torch.float64), tensor([0, 1]))
+
+
+def test_calibration_error_by_hand():
+    probability_B, label_B = tensor([0.0, 0.5, 0.75, 1.0], dtype=torch.float64), tensor([0, 1, 0, 1])
+    # Two bins: 0 and 0.5 fall into the first, 0.75 and 1 into the second.
+    first, second = abs((0 + 1) / 2 - (0 + 0.5) / 2), abs((0 + 1) / 2 - (0.75 + 1) / 2)
+    assert calibration_error(probability_B, label_B, bins=2) == 2 / 4 * first + 2 / 4 * second
+
+
+def calibration_error_by_loop(probability, label, bins):
+    total = 0.0
+    for m in range(bins):
+        here = (probability > m / bins) & (probability <= (m + 1) / bins) | (m == 0) & (probability == 0)
+        total += here.sum() * abs(label[here].mean() - probability[here].mean()) if here.any() else 0
+    return total / len(label)
+
+
+@brute_force
+@given(st.lists(st.tuples(st.integers(0, 16), st.integers(0, 1)), min_size=1, max_size=12), st.sampled_from([1, 4, 8]))
+def test_calibration_error_on_the_edges_of_bins_matches_a_loop(rows, bins):
+    sixteenths, label = np.array(rows).T
+    expected = calibration_error_by_loop(sixteenths / 16, label, bins)
+    assert calibration_error(tensor(sixteenths / 16), tensor(label), bins) == pytest.approx(expected, abs=1e-15)
+
+
+@pytest.mark.parametrize("bins", [1, 15, 100])
+def test_calibration_error_matches_torchmetrics(bins):
+    rng = np.random.default_rng(0)
+    probability_B, label_B = tensor(rng.beta(1, 3, N)), tensor(rng.integers(0, 2, N))
+    expected = binary_calibration_error(probability_B, label_B, n_bins=bins, norm="l1").item()
+    assert calibration_error(probability_B, label_B, bins) == pytest.approx(expected, abs=1e-12)
+
+
+def test_calibration_error_needs_a_bin():
+    with pytest.raises(ValueError, match="`bins` must be at least 1, got 0"):
+        calibration_error(tensor([0.5]), tensor([1]), bins=0)
 
 
 def test_best_threshold_by_hand():
@@ -156,7 +251,17 @@ def test_the_best_threshold_keeps_its_f1_through_float32():
     assert precision_recall_f1(score_B, label_B, best_threshold(score_B, label_B))["f1"] == 1
 
 
-@pytest.mark.parametrize("metric", [auc, logloss, best_threshold, partial(precision_recall_f1, threshold=0.5)])
+@pytest.mark.parametrize(
+    "metric",
+    [
+        auc,
+        logloss,
+        best_threshold,
+        calibration_error,
+        partial(precision_recall_f1, threshold=0.5),
+        lambda score_B, label_B: gauc(score_B, label_B, torch.zeros(len(score_B)).long()),
+    ],
+)
 @pytest.mark.parametrize(
     ("score_B", "label_B", "rule"),
     [

@@ -1,5 +1,6 @@
 """Training options, objectives and checkpoints."""
 
+import functools
 import math
 
 import pytest
@@ -7,7 +8,8 @@ import pytorch_lightning as pl
 import torch
 
 from export.graph import example_batch
-from recsys.models.base import learning_rate_factor, load_model
+from recsys.models.base import hide_ids, learning_rate_factor, load_model
+from recsys.models.din import DIN
 from recsys.models.mf import MF
 from recsys.models.ncf import NCF
 from recsys.models.objectives import BPR, Logistic, SampledSoftmax, SquaredError
@@ -76,7 +78,10 @@ def test_the_loss_holds_the_penalty_once(schema):
     torch.testing.assert_close(losses[0], plain + 0.5 * squares / 3)
 
 
-@pytest.mark.parametrize("options", [{"schedule": "cosin"}, {"warmup": 1.0}, {"warmup": "x"}])
+@pytest.mark.parametrize(
+    "options",
+    [{"schedule": "cosin"}, {"warmup": 1.0}, {"warmup": "x"}, {"id_dropout": 1.0}, {"embedding_weight_decay": -1.0}],
+)
 def test_bad_training_options_are_refused_by_name(schema, options):
     with pytest.raises(ValueError, match=f"`{next(iter(options))}`"):
         MF(schema, **options)
@@ -137,3 +142,81 @@ def test_sparse_gradients_are_clipped_like_dense_ones(schema):
     assert total.item() == pytest.approx(0.5, rel=1e-4)
     for dense, sparse_grad in zip(*grads, strict=True):
         torch.testing.assert_close(sparse_grad, dense, rtol=1e-4, atol=1e-7)
+
+
+def test_tables_can_have_a_weight_decay_of_their_own(schema):
+    adam = functools.partial(torch.optim.Adam, weight_decay=0.01)
+    model = NCF(schema, optimizer=adam, embedding_weight_decay=0.5)
+    tables, dense = model.configure_optimizers().param_groups
+    assert (tables["weight_decay"], dense["weight_decay"]) == (0.5, 0.01)
+    assert {id(p) for p in tables["params"]} == {id(t.weight) for t in (model.gmf.table, model.pair.table)}
+    together = {id(p) for p in (*tables["params"], *dense["params"])}
+    assert together == {id(p) for p in model.parameters()}
+    assert len(model.configure_optimizers().param_groups) == 2
+    (everything,) = NCF(schema, optimizer=adam).configure_optimizers().param_groups
+    assert everything["weight_decay"] == 0.01
+
+
+def test_minibatch_aware_penalty_counts_each_row_once_and_divides_by_its_frequency(schema):
+    """Zhou et al. 2018, eq. 6, as a loop."""
+    model = DIN(schema, minibatch_aware_l2=0.5).train()
+    model.row_counts = torch.arange(1.0, schema.rows + 1)
+    batch = example_batch(schema, rows=5, length=4)
+    model(batch)
+    used = {int(n) for ids in (batch.ids_BF, *batch.lists.values()) for n in ids.flatten()} - {0}
+    weight = model.embedding.table.weight.detach()
+    expected = 0.5 / 2 * sum(float(weight[n].square().sum()) / (n + 1) for n in used)
+    assert float(model.embedding.table.penalty) == pytest.approx(expected, rel=1e-5)
+
+
+def stirred_ncf(schema: FeatureSchema, **options: object) -> NCF:
+    model = NCF(schema, **options)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter)
+    return model.eval()
+
+
+def test_neumf_starts_from_half_of_gmf_and_half_of_mlp(schema):
+    gmf, mlp = (stirred_ncf(schema, branch=branch) for branch in ("gmf", "mlp"))
+    neumf = stirred_ncf(schema)
+    neumf.start_from([mlp, gmf])
+    batch = example_batch(schema, rows=9, length=1)
+    torch.testing.assert_close(neumf(batch), (gmf(batch) + mlp(batch)) / 2)
+
+
+def test_what_neumf_cannot_start_from(schema):
+    gmf, mlp = NCF(schema, branch="gmf"), NCF(schema, branch="mlp")
+    with pytest.raises(ValueError, match="`pretrained` takes two checkpoints"):
+        NCF(schema).start_from([gmf, gmf])
+    with pytest.raises(ValueError, match="other layer widths"):
+        NCF(schema, hidden=[8]).start_from([gmf, mlp])
+    with pytest.raises(ValueError, match="trained on other data"):
+        NCF(with_label(schema, kind="implicit")).start_from([gmf, mlp])
+    with pytest.raises(ValueError, match="`pretrained` is for model=ncf; MF trains from scratch"):
+        MF(schema).start_from([gmf, mlp])
+
+
+def test_hidden_ids_are_a_share_of_users_and_items_and_nothing_else(schema):
+    torch.manual_seed(0)
+    batch = example_batch(schema, rows=4000, length=2)
+    hidden = hide_ids(batch, schema, 0.25)
+    names = [c.name for c in schema.fields]
+    for position, name in enumerate(names):
+        changed_B = hidden.ids_BF[:, position] != batch.ids_BF[:, position]
+        if name not in ("user", "item"):
+            assert not changed_B.any()
+            continue
+        assert (hidden.ids_BF[changed_B, position] == schema.offset(name)).all()
+        seen_B = batch.ids_BF[:, position] != schema.offset(name)
+        assert float(changed_B[seen_B].float().mean()) == pytest.approx(0.25, abs=0.03)
+    assert hidden.lists is batch.lists
+
+
+def test_ids_are_hidden_in_training_only(schema):
+    model = MF(schema, id_dropout=0.999).train()
+    torch.nn.init.normal_(model.factors.table.weight)
+    model.log = lambda *_, **__: None
+    batch = example_batch(schema, rows=64, length=1)
+    plain = model.objective(model(batch), batch.label_B, 4)
+    assert not torch.equal(model.training_step(batch, 0), plain)
+    assert torch.equal(model.eval().validation_step(batch, 0), model(batch))

@@ -1,0 +1,40 @@
+"""Plots as PNG files in the run's folder."""
+
+from pathlib import Path
+
+import matplotlib.figure
+from matplotlib.ticker import MaxNLocator
+from torch import Tensor
+
+from recsys.files import whole_file
+from recsys.report.run import Curves
+from recsys.report.summaries import roc
+
+
+def plot_curves(curves: Curves, monitor: str, path: Path) -> None:
+    """The training loss and the watched validation metric by epoch, one panel each."""
+    names = [name for name in ("train/loss", monitor) if curves.get(name)]
+    figure = matplotlib.figure.Figure(figsize=(4.5 * max(1, len(names)), 3.2), layout="constrained")
+    for number, name in enumerate(names, start=1):
+        axes = figure.add_subplot(1, len(names), number)
+        epochs, values = zip(*curves[name], strict=True)
+        axes.plot(epochs, values, marker="o")
+        axes.set(title=name, xlabel="epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    _save(figure, path)
+
+
+def plot_roc(score_B: Tensor, label_B: Tensor, title: str, path: Path) -> None:
+    """The ROC curve of labelled rows."""
+    curve = roc(score_B.numpy(), label_B.numpy())
+    figure = matplotlib.figure.Figure(figsize=(4, 4), layout="constrained")
+    axes = figure.add_subplot()
+    axes.plot([0, 1], [0, 1], color="0.7", linewidth=1)
+    axes.plot(curve["false_positive_rate"], curve["true_positive_rate"])
+    axes.set(title=title, xlabel="false positive rate", ylabel="true positive rate", aspect="equal")
+    _save(figure, path)
+
+
+def _save(figure: matplotlib.figure.Figure, path: Path) -> None:
+    with whole_file(path) as draft:
+        figure.savefig(draft, dpi=120, format=path.suffix[1:])

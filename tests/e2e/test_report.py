@@ -1,0 +1,102 @@
+"""The pages of runs and of their comparison, through the real commands."""
+
+import json
+import logging
+import runpy
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+OPTIONS = ["data=shop", "data.generate.events=3000", "model=mf", "trainer=cpu", "trainer.max_epochs=2", "export=false"]
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder in which all commands of this file run."""
+    return tmp_path_factory.mktemp("workplace")
+
+
+@pytest.fixture
+def call(workplace, monkeypatch) -> Callable[..., int]:
+    """Run a script in this process and the workplace; returns the exit code."""
+    monkeypatch.chdir(workplace)
+    monkeypatch.setenv("RECSYS_CACHE", str(workplace / "cache"))
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    handlers = list(logging.getLogger().handlers)
+
+    def make(script: str, *arguments: str) -> int:
+        monkeypatch.setattr(sys, "argv", [str(ROOT / "scripts" / script), *arguments])
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(sys.argv[0], run_name="__main__")
+        logging.getLogger().handlers[:] = handlers
+        return ended.value.code
+
+    return make
+
+
+@pytest.fixture
+def runs(call, workplace) -> list[Path]:
+    """Two runs with different seeds, trained by the first test that asks for them."""
+    if not (workplace / "outputs").exists():
+        assert call("train.py", "-m", *OPTIONS, "seed=0,1") == 0
+    return sorted((workplace / "outputs" / "shop" / "mf").iterdir())
+
+
+def test_a_run_ends_with_its_page(runs, workplace):
+    for folder in runs:
+        page = (folder / "report.html").read_text(encoding="utf-8")
+        for value in json.loads((folder / "metrics.json").read_text())["test"].values():
+            assert f"{value:.4f}" in page
+        users = json.loads((folder / "evaluation.json").read_text())["recommendations"]
+        assert len(users) == 5
+        titles = {*pd.read_csv(next(workplace.glob("cache/shop-3000-0/item_attribute_data.csv")))["title"]}
+        shown = {title for user in users for title in (*user["history"], *(item["title"] for item in user["items"]))}
+        assert shown <= titles
+        assert "MF on shop" in page
+        assert "http" not in page
+
+
+def test_the_page_is_made_again_from_the_folder_alone(runs, call, capfd):
+    page = runs[0] / "report.html"
+    before = page.read_text()
+    page.unlink()
+    assert call("report.py", f"runs={runs[0]}") == 0
+    assert page.read_text() == before
+    assert f"report: {page}" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("given", ["outputs/shop/*/*", "[outputs/*/mf/*]"])
+def test_runs_are_laid_side_by_side(runs, call, workplace, given):
+    assert call("report.py", f"runs={given}") == 0
+    page = (workplace / "comparison.html").read_text(encoding="utf-8")
+    assert "2 runs on shop" in page
+    for folder in runs:
+        assert folder.name in page
+        assert f"{json.loads((folder / 'metrics.json').read_text())['test']['auc']:.4f}" in page
+    assert ">seed</th>" in page
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["runs=[]"], "`runs` must list at least one run folder, got []."),
+        (["runs=3"], "`runs` must list at least one run folder, got 3."),
+        ([], "`runs` has no value; give one as runs=..."),
+        (["runs=nowhere/*"], "`runs`: there is no folder 'nowhere/*'"),
+        (["runs=[outputs/shop/*/*,cache]"], "'cache' is no run folder"),
+        (["runs=outputs/shop/*/*", "output=page.pdf"], "`output` must end in .html, got 'page.pdf'"),
+        (["run=x"], "there is no option `run`: did you mean 'runs'?"),
+    ],
+)
+def test_a_mistake_ends_in_one_message(runs, call, workplace, capfd, arguments, message):
+    before = sorted(workplace.rglob("*"))
+    assert call("report.py", *arguments) == 1
+    error = capfd.readouterr().err
+    assert error.startswith("error: ")
+    assert message in error
+    assert error.count("\n") == 1
+    assert sorted(workplace.rglob("*")) == before
