@@ -131,9 +131,14 @@ class LastCheckpoint(Checkpoint):
             self._stop_if(self._asked_to_stop(trainer))
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
-        """Save, after the early stopping and the best checkpoint; stop where it is asked for."""
+        """Save, after the early stopping and the best checkpoint."""
         self._save(trainer, trainer.current_epoch + 1, 0)
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+        """Stop where it is asked for; by now the figures of the last epoch are logged."""
         self._stop_if(self._asked_to_stop(trainer))
+
+    on_train_end = on_train_epoch_start
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:  # noqa: ARG002
         """A lost worker after a signal is its effect: whoever ends all processes has ended the loader's too."""

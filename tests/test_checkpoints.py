@@ -197,7 +197,7 @@ def test_the_log_of_a_resumed_run_drops_what_is_done_again(tmp_path):
     log = MetricsLog(path)
     for step in (0, 9, 19):
         log.log_metrics({"epoch": step // 10, "train/loss": step / 10}, step)
-    MetricsLog(path, 19).log_metrics({"epoch": 1, "valid/auc": 0.5}, 19)
-    assert read_curves(path) == {"train/loss": [(0, 0.0), (0, 0.9)], "valid/auc": [(1, 0.5)]}
-    MetricsLog(path).log_metrics({"epoch": 0, "valid/auc": 0.25}, 0)
-    assert read_curves(path) == {"valid/auc": [(0, 0.25)]}
+    MetricsLog(path, 19).log_metrics({"epoch": 1, "train/loss": 0.5, "valid/auc": 0.6}, 19)
+    assert read_curves(path) == {"train/loss": [(0, 0.0), (0, 0.9), (1, 0.5)], "valid/auc": [(1, 0.6)]}
+    MetricsLog(path).log_metrics({"epoch": 0, "train/loss": 0.25}, 0)
+    assert read_curves(path) == {"train/loss": [(0, 0.25)]}

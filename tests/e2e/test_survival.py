@@ -142,7 +142,7 @@ def test_a_signal_ends_training_cleanly(bookshop, tmp_path, number, code, worker
     assert error == f"error: interrupted by {number.name}; go on with resume={run}/checkpoints/last.ckpt\n"
     content = metrics(run)
     assert content["interrupted"] == number.name
-    assert set(content["valid"]) == {"auc", "logloss", "precision", "recall", "f1"}
+    assert {"auc", "logloss", "precision", "recall", "f1"} <= set(content["valid"])
     assert "test" not in content
     assert (run / "plots" / "curves.png").exists()
     assert not list(run.rglob("*.tmp"))
