@@ -22,6 +22,7 @@ from omegaconf import DictConfig, OmegaConf, ValueNode, read_write
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 from pytorch_lightning.utilities import rank_zero_only
 from rich.console import Console
+from yaml import YAMLError
 
 from recsys.checkpoints import Interrupted
 from recsys.config import USER_ERRORS
@@ -61,7 +62,7 @@ def launch(config_name: str, task: Callable[[DictConfig], float | None]) -> None
     try:
         with terminable():
             hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=config_name)(job)()
-    except (HydraException, OmegaConfBaseException, OSError) as error:
+    except (HydraException, OmegaConfBaseException, OSError, YAMLError) as error:
         complain(explain(error, config_name))
         sys.exit(1)
     sys.exit(1 if failures else 0)
@@ -144,7 +145,8 @@ def explain(error: Exception, config_name: str) -> str:
         return f"there is no option `{name}`: {nearest(str(cause.key), cause.parent_node)}{more}"
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options is not None:
         group, _, name = error.missing_cfg_file.rpartition("/")
-        return f"there is no `{group}={name}`: {nearest(name, error.options)}"
+        own = " For a yaml of your own add 'hydra.searchpath=[file://<its configs folder>]'." if group == "data" else ""
+        return f"there is no `{group}={name}`: {nearest(name, error.options)}{own}"
     if match := re.match(r"Could not override '([^'.]+)'", str(error)):
         groups = [path.name for path in CONFIGS.iterdir() if path.is_dir()]
         options = [*groups, *OmegaConf.load(CONFIGS / f"{config_name}.yaml")]

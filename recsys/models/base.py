@@ -196,12 +196,12 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     Raises FileNotFoundError, or ValueError when the file is damaged or something else.
     """
     if not Path(path).is_file():
-        raise FileNotFoundError(f"there is no checkpoint {str(path)!r}.")
+        hint = "; it lies in checkpoints/ inside the run's folder" if Path(path).is_dir() else ""
+        raise FileNotFoundError(f"there is no checkpoint {str(path)!r}{hint}.")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"{str(path)!r} is not a checkpoint, or is damaged or incomplete: {reason}") from None
+        raise ValueError(f"{str(path)!r} is not a checkpoint, or is damaged or incomplete.") from error
     if not isinstance(content, dict) or CLASS_KEY not in content:
         raise ValueError(f"{str(path)!r} is not a checkpoint of this package.")
     return content

@@ -329,3 +329,16 @@ def test_neumf_starts_from_checkpoints_through_the_command_line(bookshop, call, 
     done = call("train.py", *bookshop_options(bookshop), *quick, *start[:1], "model=mf")
     assert done.returncode == 1
     assert "`pretrained` is for model=ncf" in done.stderr
+
+
+def test_a_broken_yaml_is_one_message_with_file_and_line(bookshop, call):
+    broken = bookshop / "configs" / "data" / "broken.yaml"
+    broken.write_text("name: broken\ntables: {behaviour: {path: x.csv}\nuser: u\n")
+    try:
+        done = call("train.py", f"hydra.searchpath=[file://{bookshop}/configs]", "data=broken")
+    finally:
+        broken.unlink()
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "broken.yaml" in done.stderr
+    assert "line 3" in done.stderr
