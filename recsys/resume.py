@@ -87,8 +87,10 @@ def _newest(cfg: DictConfig, folder: Path) -> Path:
 
 
 def _finished(run: Path) -> bool:
+    """Whether the run wrote report.html, its last file, and not for an interruption."""
     path = run / "metrics.json"
-    return path.is_file() and "interrupted" not in json.loads(path.read_text(encoding="utf-8"))
+    whole = path.is_file() and (run / "report.html").is_file()
+    return whole and "interrupted" not in json.loads(path.read_text(encoding="utf-8"))
 
 
 def _differences(there: Any, cfg: DictConfig) -> str:

@@ -40,18 +40,15 @@ def _plain(content: Any) -> Any:
     return content
 
 
-def evaluation_summary(
-    model: Recommender, store: Store, rows: tuple[Tensor, Tensor] | None, monitor: str
-) -> dict[str, Any]:
+def evaluation_summary(model: Recommender, store: Store, rows: tuple[Tensor, Tensor] | None) -> dict[str, Any]:
     """The content of evaluation.json: the size of the data, summaries of the test rows, recommendations to look at.
 
     Args:
         model: in evaluation mode.
         rows: scores and labels of the test rows in the store's order, (B,) each; None for implicit data.
-        monitor: the logged name of the watched validation metric.
     """
     parts = {name: int((store.part_E == part).sum()) for part, name in enumerate(SPLITS)}
-    content: dict[str, Any] = {"monitor": monitor, "size": {"users": store.users, "items": store.items, **parts}}
+    content: dict[str, Any] = {"size": {"users": store.users, "items": store.items, **parts}}
     if rows is not None:
         score_B, label_B = (x_B.numpy() for x_B in rows)
         events_B = [_train_events(store, *side) for side in ((store.user_E, store.users), (store.item_E, store.items))]
@@ -105,16 +102,18 @@ class Run:
     def monitor(self) -> str | None:
         """The logged name of the watched validation metric."""
         logged = (name for name in self.curves if name.startswith("valid/"))
-        return self.evaluation.get("monitor") or next(logged, None)
+        return self.metrics.get("monitor") or next(logged, None)
 
     @property
-    def interrupted(self) -> bool:
-        """Whether training was stopped by hand."""
-        return bool(self.metrics.get("interrupted"))
+    def interrupted(self) -> str | None:
+        """The name of the signal that ended the training, where one did."""
+        return self.metrics.get("interrupted")
 
     @property
     def best(self) -> float | None:
         """The watched validation metric of the weights that were kept."""
+        if self.interrupted:
+            return self.metrics.get("best")
         name = (self.monitor or "").removeprefix("valid/")
         return (self.metrics.get("valid") or {}).get(name)
 

@@ -144,6 +144,9 @@ def test_a_signal_ends_training_cleanly(bookshop, tmp_path, number, code, worker
     assert content["interrupted"] == number.name
     assert {"auc", "logloss", "precision", "recall", "f1"} <= set(content["valid"])
     assert "test" not in content
+    assert (content["monitor"], content["model"], content["data"]["name"]) == ("valid/auc", "DeepFM", "bookshop")
+    assert content["best"] == max(value for _, value in read_curves(run / "log" / "metrics.csv")["valid/auc"])
+    assert "DeepFM on bookshop" in (run / "report.html").read_text()
     assert (run / "plots" / "curves.png").exists()
     assert not list(run.rglob("*.tmp"))
 
@@ -250,6 +253,15 @@ def test_an_unevaluated_run_is_only_evaluated(unfinished, bookshop, call):
     assert done.returncode == 0, done.stderr
     assert metrics(unfinished)["test"]["auc"] > 0
     assert (unfinished / "checkpoints" / "best.ckpt").stat().st_mtime_ns == best
+
+
+def test_a_run_killed_before_its_page_is_exported_and_reported_again(finished, bookshop, call):
+    """Bug: metrics.json, written first, marked a run as finished that had neither exported its model nor its page."""
+    (finished / "report.html").unlink()
+    done = resume(call, bookshop, f"hydra.run.dir={bookshop}/outputs/new", "resume=true", "export=true")
+    assert done.returncode == 0, done.stderr
+    assert (finished / "model.onnx").exists()
+    assert (finished / "report.html").exists()
 
 
 REFUSED = {
