@@ -99,6 +99,11 @@ class Run:
         return str((self.metrics.get("data") or {}).get("name") or "data")
 
     @property
+    def fingerprint(self) -> str | None:
+        """A hash of the data's content, where it is known."""
+        return (self.metrics.get("data") or {}).get("fingerprint")
+
+    @property
     def monitor(self) -> str | None:
         """The logged name of the watched validation metric."""
         logged = (name for name in self.curves if name.startswith("valid/"))
@@ -135,7 +140,9 @@ def read_run(folder: Path) -> Run:
     if not metrics.is_file():
         if not (folder / "config.yaml").is_file():
             raise ValueError(f"{str(folder)!r} is no run folder; give one such as outputs/shop/deepfm/<time>.")
-        raise ValueError(f"the run {str(folder)!r} has no metrics.json: it did not finish, so train it again.")
+        last = folder / "checkpoints" / "last.ckpt"
+        go_on = f"go on with resume={last}" if last.is_file() else "train it again"
+        raise ValueError(f"the run {str(folder)!r} has no metrics.json: it did not finish; {go_on}.")
     return Run(
         folder=folder,
         config=_read(folder / "config.yaml"),
@@ -144,6 +151,15 @@ def read_run(folder: Path) -> Run:
         curves=read_curves(folder / "log" / "metrics.csv"),
         finished=datetime.fromtimestamp(metrics.stat().st_mtime),
     )
+
+
+def runs_in(folder: Path) -> list[Path]:
+    """The runs of a folder that holds one per seed; of any other folder, itself.
+
+    Raises ValueError when its metrics.json does not parse.
+    """
+    seeds = _read(folder / "metrics.json").get("seeds")
+    return [folder / f"seed_{seed}" for seed in seeds] if seeds else [folder]
 
 
 def _read(path: Path) -> dict[str, Any]:

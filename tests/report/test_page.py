@@ -175,7 +175,7 @@ def test_the_watched_metric_is_the_first_one_where_none_is_named(run_folder):
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ({"metrics": None}, "has no metrics.json: it did not finish"),
+        ({"metrics": None}, "has no metrics.json: it did not finish; train it again."),
         ({"metrics": None, "config": None}, "is no run folder"),
         ({"config": "a: [1"}, "config.yaml' does not parse"),
         ({"config": "- 1"}, "config.yaml' must hold a mapping, got list"),
@@ -187,6 +187,14 @@ def test_what_is_no_run_is_refused(run_folder, files, message):
         write_page(folder)
     assert "\n" not in str(error.value)
     assert not (folder / "report.html").exists()
+
+
+def test_an_unfinished_run_is_refused_with_its_checkpoint(run_folder):
+    folder = run_folder(metrics=None)
+    (folder / "checkpoints").mkdir()
+    (folder / "checkpoints" / "last.ckpt").touch()
+    with pytest.raises(ValueError, match=rf"did not finish; go on with resume={folder}/checkpoints/last\.ckpt\."):
+        write_page(folder)
 
 
 def test_a_damaged_file_is_named(run_folder):
