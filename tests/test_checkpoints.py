@@ -1,6 +1,7 @@
 """Training goes on from last.ckpt bit for bit, wherever it was cut; checkpoints are whole and carry their origin."""
 
 import contextlib
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -134,12 +135,13 @@ def test_a_training_that_stopped_early_stays_stopped(config, tmp_path):
 
 
 def test_a_checkpoint_carries_where_it_comes_from(config, tmp_path):
+    """Bug: the encoders were lists of Python texts, seconds to read for a large vocabulary; they are one text."""
     cfg = config("trainer.max_epochs=1")
     fit(cfg, tmp_path)
     data = prepared(cfg)
     for name in ("best", "last"):
         content = read_checkpoint(tmp_path / "checkpoints" / f"{name}.ckpt")
-        assert Encoders.from_dict(content[ENCODERS_KEY]) == data.store.encoders
+        assert Encoders.from_dict(json.loads(content[ENCODERS_KEY])) == data.store.encoders
         assert FeatureSchema.parse(content["hyper_parameters"]["schema"]) == data.schema
         assert content[CONFIG_KEY] == OmegaConf.to_container(cfg, resolve=True)
         assert content[DATA_KEY] == data.state
