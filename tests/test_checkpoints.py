@@ -4,6 +4,7 @@ import contextlib
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from recsys.callbacks import CONFIG_KEY, DATA_KEY, ENCODERS_KEY, MetricsLog
-from recsys.checkpoints import PLACE_KEY, WholeCheckpoints
+from recsys.checkpoints import PLACE_KEY, LastCheckpoint, WholeCheckpoints
 from recsys.config import build_data, build_model, build_trainer
 from recsys.data.encoders import Encoders
 from recsys.data.module import DataModule
@@ -183,6 +184,24 @@ def test_another_number_of_processes_is_refused(config, tmp_path):
     torch.save(content, last)
     with pytest.raises(ValueError, match=r"has 2 process\(es\); start as many, not 1"):
         fit(config(), tmp_path)
+
+
+@pytest.mark.parametrize(("every", "asked"), [(1000, [16, 32, 48, 64, 65]), (20, [16, 20, 32, 40, 48, 60, 64, 65])])
+def test_processes_ask_each_other_only_now_and_then(monkeypatch, tmp_path, every, asked):
+    """Bug: several processes exchanged a message after every step.
+
+    Of 66 steps with a validation at their end: every 16th, where a save is due, and the last but one, which is saved.
+    """
+    found: list[int] = []
+    strategy = SimpleNamespace(reduce_boolean_decision=lambda stop, **_: found.append(trainer.global_step) or stop)
+    batches = {"accumulate_grad_batches": 1, "num_training_batches": 66, "val_check_batch": 66}
+    trainer = SimpleNamespace(world_size=2, strategy=strategy, current_epoch=0, global_step=0, **batches)
+    last = LastCheckpoint(tmp_path / "last.ckpt", every)
+    monkeypatch.setattr(last, "_save", lambda trainer, *_: setattr(last, "_saved", trainer.global_step))
+    for batch in range(66):
+        trainer.global_step = batch + 1
+        last.on_train_batch_end(trainer, None, None, None, batch)
+    assert found == asked
 
 
 def test_a_checkpoint_is_written_whole_or_not_at_all(tmp_path):
