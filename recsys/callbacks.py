@@ -1,6 +1,7 @@
 """What every run shows, logs and carries: progress, a line per epoch, metrics.csv, the origin of its checkpoints."""
 
 import csv
+import json
 import logging
 import time
 from pathlib import Path
@@ -72,10 +73,14 @@ class Progress(RichProgressBar):
 
 
 class CarryOrigin(pl.Callback):
-    """Writes the resolved configuration, the encoders and the state of the data (plain values) into checkpoints."""
+    """Writes the resolved configuration, the encoders (a JSON text) and the state of the data into checkpoints.
+
+    A text, for a vocabulary of a million keys takes seconds to unpickle one by one, at every reading.
+    """
 
     def __init__(self, config: dict[str, Any]) -> None:
         self.config = config
+        self._encoders = ""
 
     def on_save_checkpoint(
         self,
@@ -86,8 +91,8 @@ class CarryOrigin(pl.Callback):
         """Add them on the process that writes."""
         data = trainer.datamodule  # type: ignore[attr-defined]
         if trainer.is_global_zero and isinstance(data, DataModule):
-            origin = {CONFIG_KEY: self.config, ENCODERS_KEY: data.store.encoders.to_dict(), DATA_KEY: data.state}
-            checkpoint |= origin
+            self._encoders = self._encoders or json.dumps(data.store.encoders.to_dict())
+            checkpoint |= {CONFIG_KEY: self.config, ENCODERS_KEY: self._encoders, DATA_KEY: data.state}
 
 
 class MetricsLog(Logger):

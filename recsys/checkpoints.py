@@ -17,6 +17,7 @@ from recsys.files import whole_file
 
 PLACE_KEY = "recsys_place"
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+ASK_EVERY = 16  # steps, or batches of a validation, after which several processes agree on whether to stop
 
 
 class Interrupted(Exception):
@@ -64,8 +65,8 @@ class LastCheckpoint(Checkpoint):
     It is written every `every` optimizer steps, one step before a validation begins, and at every epoch's end, and
     carries, besides what Lightning saves, the place in the data (epoch and batch), whether training was to stop early,
     and every process's random state. SIGINT and SIGTERM end the training by `Interrupted`, after the current step and
-    a save; during a validation after its current batch, for then all but one step is saved already. A second signal
-    ends the process at once.
+    a save; during a validation after its current batch, for then all but one step is saved already. Several processes
+    agree on it every few steps and wherever they save. A second signal ends the process at once.
     """
 
     def __init__(self, path: Path, every: int) -> None:
@@ -120,15 +121,24 @@ class LastCheckpoint(Checkpoint):
         left = min(-done % (trainer.val_check_batch or epoch), epoch - done)
         if left == 0 or done % group:
             return
-        stop = self._asked_to_stop(trainer)
-        if stop or left <= group or trainer.global_step - self._saved >= self.every:
+        due = left <= group or trainer.global_step - self._saved >= self.every
+        stop = self._asked_to_stop(trainer, 0 if due else trainer.global_step)
+        if stop or due:
             self._save(trainer, trainer.current_epoch, done)
         self._stop_if(stop)
 
-    def on_validation_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+    def on_validation_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,  # noqa: ARG002
+        outputs: Any,  # noqa: ARG002
+        batch: Any,  # noqa: ARG002
+        batch_idx: int,
+        dataloader_idx: int = 0,  # noqa: ARG002
+    ) -> None:
         """Stop where it is asked for."""
         if trainer.state.fn == TrainerFn.FITTING:
-            self._stop_if(self._asked_to_stop(trainer))
+            self._stop_if(self._asked_to_stop(trainer, batch_idx))
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
         """Save, after the early stopping and the best checkpoint."""
@@ -145,9 +155,12 @@ class LastCheckpoint(Checkpoint):
         if self._received and isinstance(exception, RuntimeError | ConnectionError):
             raise Interrupted(self._received, self.path) from exception
 
-    def _asked_to_stop(self, trainer: pl.Trainer) -> bool:
+    def _asked_to_stop(self, trainer: pl.Trainer, count: int = 0) -> bool:
+        """Whether any process got a signal; several processes exchange it only at a `count` of every `ASK_EVERY`."""
         asked = self._received is not None
-        return trainer.strategy.reduce_boolean_decision(asked, all=False) if trainer.world_size > 1 else asked
+        if trainer.world_size == 1:
+            return asked
+        return count % ASK_EVERY == 0 and trainer.strategy.reduce_boolean_decision(asked, all=False)
 
     def _stop_if(self, asked: bool) -> None:
         if asked:

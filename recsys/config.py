@@ -9,7 +9,7 @@ import pytorch_lightning as pl
 import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from pytorch_lightning.callbacks import EarlyStopping, LearningRateMonitor
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
@@ -118,10 +118,14 @@ def check(cfg: DictConfig) -> None:
     _check_optimizer(cfg, model)
     trainer = build_trainer(cfg, schema.label.kind)
     build_monitor(cfg, schema.label.kind)
+    if trainer.check_val_every_n_epoch is None:
+        raise ValueError(
+            "`trainer.check_val_every_n_epoch` must be an integer: a run whose validations are counted across epochs "
+            "does not resume exactly; give `trainer.val_check_interval` alone, as a share of an epoch such as 0.5."
+        )
     if cfg.patience is not None and cfg.patience < 1:
         raise ValueError(f"`patience` must be at least 1 (epochs), or null to never stop early, got {cfg.patience}.")
-    for path in cfg.pretrained or ():
-        read_checkpoint(path)
+    _check_pretrained(cfg)
     if cfg.seeds < 1:
         raise ValueError(f"`seeds` must be at least 1 (runs), got {cfg.seeds}.")
     if cfg.seeds > 1 and (cfg.resume or trainer.world_size > 1):
@@ -133,6 +137,16 @@ def check(cfg: DictConfig) -> None:
         raise ValueError(f"`save_every` must be an integer of at least 1 (steps), got {cfg.save_every}.")
     if not isinstance(cfg.resume, bool | str | None):
         raise ValueError(f"`resume` must be true, a checkpoint's path or null, got {cfg.resume!r}.")
+
+
+def _check_pretrained(cfg: DictConfig) -> None:
+    if cfg.pretrained is not None and not isinstance(cfg.pretrained, ListConfig):
+        raise ValueError(
+            "`pretrained` must be a list of two checkpoints such as [gmf/checkpoints/best.ckpt,mlp/checkpoints/"
+            f"best.ckpt], got {cfg.pretrained!r}."
+        )
+    for path in cfg.pretrained or ():
+        read_checkpoint(path)
 
 
 def _check_optimizer(cfg: DictConfig, model: Recommender) -> None:

@@ -22,17 +22,17 @@ def nearest(word: str, options: Iterable[str]) -> str:
     return f"{hint}Valid: {', '.join(names) or '(none)'}."
 
 
-def differences(there: Any, here: Any, name: str = "") -> dict[str, tuple[Any, Any]]:
-    """The values that differ in two nested mappings, by dotted name; "missing" where one has none.
+def differences(*given: Any, name: str = "") -> dict[str, tuple[Any, ...]]:
+    """The values that differ in nested mappings, by dotted name; "missing" where one has none.
 
     >>> differences({"seed": 0, "model": {"dim": 8}}, {"seed": 0, "model": {"dim": 16, "dropout": 0.1}})
     {'model.dim': (8, 16), 'model.dropout': ('missing', 0.1)}
     """
-    if not (isinstance(there, Mapping) and isinstance(here, Mapping)):
-        return {} if there == here else {name: (there, here)}
-    found: dict[str, tuple[Any, Any]] = {}
-    for key in dict.fromkeys([*there, *here]):
-        found |= differences(there.get(key, MISSING), here.get(key, MISSING), f"{name}.{key}".lstrip("."))
+    if not all(isinstance(value, Mapping) for value in given):
+        return {} if all(value == given[0] for value in given) else {name: given}
+    found: dict[str, tuple[Any, ...]] = {}
+    for key in dict.fromkeys(key for mapping in given for key in mapping):
+        found |= differences(*(mapping.get(key, MISSING) for mapping in given), name=f"{name}.{key}".lstrip("."))
     return found
 
 

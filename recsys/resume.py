@@ -23,11 +23,13 @@ FREE = ("resume", "workers", "cache", "export", "save_every")  # options that ch
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resumption:
-    """A checkpoint to go on from: the place in the data and the optimizer's steps done before."""
+    """A checkpoint to go on from: its place in the data, the optimizer's steps done before, its schema and data."""
 
     checkpoint: Path
     start: tuple[int, int]
     steps: int
+    schema: FeatureSchema
+    data: dict[str, Any]
 
     @property
     def folder(self) -> Path:
@@ -54,14 +56,19 @@ def find_resumption(cfg: DictConfig, folder: Path) -> Resumption | None:
     if different := _differences(content[CONFIG_KEY], cfg):
         raise ValueError(f"{path} was trained with another configuration ({different}); resume it with its own.")
     place = content[PLACE_KEY]
-    return Resumption(checkpoint=path, start=(place["epoch"], place["batch"]), steps=content["global_step"])
+    return Resumption(
+        checkpoint=path,
+        start=(place["epoch"], place["batch"]),
+        steps=content["global_step"],
+        schema=FeatureSchema.parse(content["hyper_parameters"]["schema"]),
+        data=content[DATA_KEY],
+    )
 
 
 def check_resumable(resumption: Resumption, model: Recommender, data: DataModule) -> None:
     """Raises ValueError naming what changed in the schema or in the data since the checkpoint was written."""
-    content = read_checkpoint(resumption.checkpoint)
-    there, here = content[DATA_KEY], data.state
-    different = schema_difference(FeatureSchema.parse(content["hyper_parameters"]["schema"]), model.schema)
+    there, here = resumption.data, data.state
+    different = schema_difference(resumption.schema, model.schema)
     if not different and there != here:
         events = differences(there["events"], here["events"])
         different = _words(events) if events else "as many events, but not the same"
@@ -87,8 +94,10 @@ def _newest(cfg: DictConfig, folder: Path) -> Path:
 
 
 def _finished(run: Path) -> bool:
+    """Whether the run wrote report.html, its last file, and not for an interruption."""
     path = run / "metrics.json"
-    return path.is_file() and "interrupted" not in json.loads(path.read_text(encoding="utf-8"))
+    whole = path.is_file() and (run / "report.html").is_file()
+    return whole and "interrupted" not in json.loads(path.read_text(encoding="utf-8"))
 
 
 def _differences(there: Any, cfg: DictConfig) -> str:

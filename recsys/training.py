@@ -45,7 +45,7 @@ console = Console(highlight=False, soft_wrap=True)
 def train(cfg: DictConfig, folder: Path, finish: Finish) -> float:
     """One run in `folder`, or in that of the run it resumes; returns the best value of the watched metric.
 
-    `finish(model, folder)` is called with the best model once its metrics and its report are written.
+    `finish(model, folder)` is called with the best model once its metrics are written; report.html comes last.
     """
     started = time.perf_counter()
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
@@ -70,7 +70,7 @@ def train(cfg: DictConfig, folder: Path, finish: Finish) -> float:
         trainer.fit(model, datamodule=data, ckpt_path=resumed.checkpoint if resumed else None, weights_only=True)
     except Interrupted as signal:
         if trainer.is_global_zero:
-            _report_interrupted(cfg, folder, signal, trainer)
+            _report_interrupted(cfg, folder, signal, model, data, trainer)
         raise
     checkpoint: Any = trainer.checkpoint_callback
     if not checkpoint.best_model_path:
@@ -80,6 +80,7 @@ def train(cfg: DictConfig, folder: Path, finish: Finish) -> float:
     if trainer.is_global_zero:
         _report(cfg, folder, metrics, model, data, trainer)
         finish(model, folder)
+        console.print(f"report: {write_page(folder)}")  # the last file, by which a run counts as finished
         console.print(f"run folder: {folder}   ({time.perf_counter() - started:.0f} s)")
     return float(checkpoint.best_model_score)
 
@@ -112,7 +113,8 @@ def _over_runs(runs: list[dict[str, Any]], of: Callable[[list[float]], float]) -
 
 
 def _begin(cfg: DictConfig, folder: Path, data: DataModule) -> None:
-    """The files that mark a run as begun."""
+    """The files that mark a run as begun; the page of its interruption would mark it as finished."""
+    (folder / "report.html").unlink(missing_ok=True)
     with whole_file(folder / "config.yaml") as draft:
         draft.write_text(OmegaConf.to_yaml(cfg, resolve=True), encoding="utf-8")
     with whole_file(folder / "encoders.json") as draft:
@@ -142,37 +144,40 @@ def summary(data: DataModule, model: Recommender, trainer: pl.Trainer) -> str:
 def _report(
     cfg: DictConfig, folder: Path, metrics: dict[str, Any], model: Recommender, data: DataModule, trainer: pl.Trainer
 ) -> None:
-    """metrics.json, the plots, the table on the terminal, evaluation.json and the page."""
-    best, checkpoint = best_possible(data, TEST), _checkpoint(trainer)
-    content = {
-        **metrics,
-        "best_possible": best,
-        "model": type(model).__name__,
-        "seed": cfg.seed,
-        "epochs": trainer.current_epoch,
-        "data": {"name": data.spec.name, "fingerprint": data.spec.fingerprint},
-        "cleaning": data.store.cleaning,
-    }
-    write_json(folder / "metrics.json", content)
-    plot_curves(read_curves(folder / "log" / "metrics.csv"), checkpoint.monitor, folder / "plots" / "curves.png")
+    """The table on the terminal, the plots, evaluation.json and metrics.json."""
+    best, origin = best_possible(data, TEST), _origin(cfg, model, data, trainer)
+    console.print(metrics_table(f"{origin['model']} on {data.spec.name}", metrics, best))
+    plot_curves(read_curves(folder / "log" / "metrics.csv"), origin["monitor"], folder / "plots" / "curves.png")
     evaluation = next(c for c in trainer.callbacks if isinstance(c, Evaluation))  # type: ignore[attr-defined]
     rows = evaluation.rows.get("test")
     if rows and data.schema.label.kind != "rating":
         plot_roc(*rows, f"{data.spec.name}: test rows", folder / "plots" / "roc.png")
-    console.print(metrics_table(f"{content['model']} on {data.spec.name}", metrics, best))
-    write_json(folder / "evaluation.json", evaluation_summary(model, data.store, rows, checkpoint.monitor))
-    console.print(f"report: {write_page(folder)}")
+    write_json(folder / "evaluation.json", evaluation_summary(model, data.store, rows))
+    content = {**metrics, "best_possible": best, **origin, "cleaning": data.store.cleaning}
+    write_json(folder / "metrics.json", content)
 
 
-def _report_interrupted(cfg: DictConfig, folder: Path, signal: Interrupted, trainer: pl.Trainer) -> None:
+def _report_interrupted(
+    cfg: DictConfig, folder: Path, signal: Interrupted, model: Recommender, data: DataModule, trainer: pl.Trainer
+) -> None:
     """What there is: the last validation and the learning curves; the test part is left for the end of the run."""
+    checkpoint: Any = trainer.checkpoint_callback
+    best, origin = checkpoint.best_model_score, _origin(cfg, model, data, trainer)
     curves = read_curves(folder / "log" / "metrics.csv")
     valid = {name.removeprefix("valid/"): points[-1][1] for name, points in curves.items() if name.startswith("valid/")}
-    content = {"valid": valid, "seed": cfg.seed, "epochs": trainer.current_epoch, "interrupted": signal.number.name}
-    write_json(folder / "metrics.json", content)
-    plot_curves(curves, _checkpoint(trainer).monitor, folder / "plots" / "curves.png")
+    content = {"valid": valid, "best": best if best is None else float(best), **origin}
+    write_json(folder / "metrics.json", content | {"interrupted": signal.number.name})
+    plot_curves(curves, origin["monitor"], folder / "plots" / "curves.png")
     write_page(folder)
 
 
-def _checkpoint(trainer: pl.Trainer) -> Any:
-    return trainer.checkpoint_callback
+def _origin(cfg: DictConfig, model: Recommender, data: DataModule, trainer: pl.Trainer) -> dict[str, Any]:
+    """What metrics.json says of every run, finished or not: what was trained, on what, and the watched metric."""
+    checkpoint: Any = trainer.checkpoint_callback
+    return {
+        "model": type(model).__name__,
+        "seed": cfg.seed,
+        "epochs": trainer.current_epoch,
+        "monitor": checkpoint.monitor,
+        "data": data.state,
+    }

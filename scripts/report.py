@@ -6,12 +6,13 @@ from pathlib import Path
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # not scripts/, whose export.py would hide export/
 
 import logging
+from collections.abc import Iterable
 
 from omegaconf import DictConfig, ListConfig
 from rich.console import Console
 
 from recsys.cli import launch
-from recsys.report import write_comparison, write_page
+from recsys.report import runs_in, write_comparison, write_page
 
 log = logging.getLogger("report")
 
@@ -32,7 +33,7 @@ def report_runs(cfg: DictConfig) -> None:
 
 
 def find_runs(runs: str | ListConfig) -> list[Path]:
-    """The folders that names and patterns stand for, each once.
+    """The folders of the runs that names and patterns stand for, each once; one per seed where a run has several.
 
     Raises ValueError when there are none, or none for one of them.
     """
@@ -42,11 +43,20 @@ def find_runs(runs: str | ListConfig) -> list[Path]:
     folders: list[Path] = []
     for name in map(str, names):
         path = Path(name)
-        found = [path] if path.exists() else sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
+        found = [path] if path.exists() else _with_metrics(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
         if not found:
-            raise ValueError(f"`runs`: there is no folder {name!r}; runs lie in outputs/<data>/<model>/<time>.")
-        folders += found
+            raise ValueError(f"`runs`: there is no run {name!r}; runs lie in outputs/<data>/<model>/<time>.")
+        folders += [run for folder in found for run in runs_in(folder)]
     return list({folder.resolve(): folder for folder in folders}.values())
+
+
+def _with_metrics(found: Iterable[Path]) -> list[Path]:
+    """Those of a pattern's folders that have metrics, in order; the others are named in a warning."""
+    folders = [path for path in sorted(found) if path.is_dir()]
+    for folder in folders:
+        if not (folder / "metrics.json").is_file():
+            log.warning("%s has no metrics.json and is left out", folder)
+    return [folder for folder in folders if (folder / "metrics.json").is_file()]
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
 """Training goes on from last.ckpt bit for bit, wherever it was cut; checkpoints are whole and carry their origin."""
 
 import contextlib
+import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,7 +13,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from recsys.callbacks import CONFIG_KEY, DATA_KEY, ENCODERS_KEY, MetricsLog
-from recsys.checkpoints import PLACE_KEY, WholeCheckpoints
+from recsys.checkpoints import PLACE_KEY, LastCheckpoint, WholeCheckpoints
 from recsys.config import build_data, build_model, build_trainer
 from recsys.data.encoders import Encoders
 from recsys.data.module import DataModule
@@ -134,12 +136,13 @@ def test_a_training_that_stopped_early_stays_stopped(config, tmp_path):
 
 
 def test_a_checkpoint_carries_where_it_comes_from(config, tmp_path):
+    """Bug: the encoders were lists of Python texts, seconds to read for a large vocabulary; they are one text."""
     cfg = config("trainer.max_epochs=1")
     fit(cfg, tmp_path)
     data = prepared(cfg)
     for name in ("best", "last"):
         content = read_checkpoint(tmp_path / "checkpoints" / f"{name}.ckpt")
-        assert Encoders.from_dict(content[ENCODERS_KEY]) == data.store.encoders
+        assert Encoders.from_dict(json.loads(content[ENCODERS_KEY])) == data.store.encoders
         assert FeatureSchema.parse(content["hyper_parameters"]["schema"]) == data.schema
         assert content[CONFIG_KEY] == OmegaConf.to_container(cfg, resolve=True)
         assert content[DATA_KEY] == data.state
@@ -181,6 +184,24 @@ def test_another_number_of_processes_is_refused(config, tmp_path):
     torch.save(content, last)
     with pytest.raises(ValueError, match=r"has 2 process\(es\); start as many, not 1"):
         fit(config(), tmp_path)
+
+
+@pytest.mark.parametrize(("every", "asked"), [(1000, [16, 32, 48, 64, 65]), (20, [16, 20, 32, 40, 48, 60, 64, 65])])
+def test_processes_ask_each_other_only_now_and_then(monkeypatch, tmp_path, every, asked):
+    """Bug: several processes exchanged a message after every step.
+
+    Of 66 steps with a validation at their end: every 16th, where a save is due, and the last but one, which is saved.
+    """
+    found: list[int] = []
+    strategy = SimpleNamespace(reduce_boolean_decision=lambda stop, **_: found.append(trainer.global_step) or stop)
+    batches = {"accumulate_grad_batches": 1, "num_training_batches": 66, "val_check_batch": 66}
+    trainer = SimpleNamespace(world_size=2, strategy=strategy, current_epoch=0, global_step=0, **batches)
+    last = LastCheckpoint(tmp_path / "last.ckpt", every)
+    monkeypatch.setattr(last, "_save", lambda trainer, *_: setattr(last, "_saved", trainer.global_step))
+    for batch in range(66):
+        trainer.global_step = batch + 1
+        last.on_train_batch_end(trainer, None, None, None, batch)
+    assert found == asked
 
 
 def test_a_checkpoint_is_written_whole_or_not_at_all(tmp_path):

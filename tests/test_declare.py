@@ -3,7 +3,7 @@ from typing import Any, Literal
 
 import pytest
 
-from recsys.declare import declare, nearest
+from recsys.declare import MISSING, declare, differences, nearest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,3 +111,12 @@ def test_nearest():
     assert nearest("itm", ["item", "user"]) == "did you mean 'item'? Valid: item, user."
     assert nearest("zzz", ["item", "user"]) == "Valid: item, user."
     assert nearest("zzz", []) == "Valid: (none)."
+
+
+def test_differences_of_several_mappings():
+    assert differences({"a": {"b": 1}}, {"a": {"b": 1}}) == {}
+    assert differences({"a": {"b": 1}}, {"a": 2}) == {"a": ({"b": 1}, 2)}
+    assert differences({"a": {"b": 1}}, {"a": {}}, {"a": {"b": 3}, "c": 4}) == {
+        "a.b": (1, MISSING, 3),
+        "c": (MISSING, MISSING, 4),
+    }

@@ -3,7 +3,7 @@
 from recsys.report.comparison import write_comparison
 from recsys.report.page import write_page
 from recsys.report.plots import plot_curves, plot_roc
-from recsys.report.run import evaluation_summary, read_curves, write_json
+from recsys.report.run import evaluation_summary, read_curves, runs_in, write_json
 from recsys.report.tables import cleaning_table, metrics_table, seeds_table
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "plot_curves",
     "plot_roc",
     "read_curves",
+    "runs_in",
     "seeds_table",
     "write_comparison",
     "write_json",

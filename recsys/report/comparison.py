@@ -1,11 +1,12 @@
 """Several runs side by side on one page."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
 
+from recsys.declare import differences
 from recsys.metrics import LESS_IS_BETTER
 from recsys.report import charts
 from recsys.report.render import render
@@ -29,7 +30,7 @@ def write_comparison(folders: Sequence[Path], path: Path) -> Path:
         same_data=_same_data(runs),
         metrics=comparison_rows(runs),
         charts=_charts(runs),
-        differences=differences([run.config for run in runs]),
+        differences=differences(*(run.config for run in runs)),
     )
 
 
@@ -48,6 +49,8 @@ def comparison_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
 def clear_best(values: Sequence[float | None], intervals: Sequence[Interval], *, less_is_better: bool) -> int | None:
     """The position of the best value if its interval lies apart from the runner-up's, else None.
 
+    An interval without width, as of a single user, says nothing of the value's uncertainty, so it makes none clear.
+
     >>> clear_best([0.7, 0.8], [[0.68, 0.72], [0.78, 0.82]], less_is_better=False)
     1
     >>> clear_best([0.7, 0.8], [[0.65, 0.75], [0.75, 0.85]], less_is_better=False)
@@ -58,32 +61,16 @@ def clear_best(values: Sequence[float | None], intervals: Sequence[Interval], *,
         return None
     best, second = (-n for _, n in (ranked[-1], ranked[-2]))
     ours, theirs = intervals[best], intervals[second]
-    if not ours or not theirs or None in (*ours, *theirs):
+    if not ours or not theirs or None in (*ours, *theirs) or ours[0] == ours[1] or theirs[0] == theirs[1]:
         return None
     return best if ours[1] < theirs[0] or theirs[1] < ours[0] else None
 
 
-def differences(configs: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
-    """The options whose values differ, by dotted name; None where a configuration has no such option.
-
-    >>> differences([{"seed": 0, "model": {"dim": 8}}, {"seed": 0, "model": {"dim": 16, "act": "relu"}}])
-    {'model.dim': [8, 16], 'model.act': [None, 'relu']}
-    """
-    flat = [_flat(config) for config in configs]
-    names = dict.fromkeys(name for options in flat for name in options)
-    rows = {name: [options.get(name) for options in flat] for name in names}
-    return {name: values for name, values in rows.items() if any(value != values[0] for value in values)}
-
-
-def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    options: dict[str, Any] = {}
-    for name, value in config.items():
-        options |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
-    return options
-
-
 def _same_data(runs: Sequence[Run]) -> bool:
-    """Whether the runs were judged by as many test rows of the same dataset."""
+    """Whether the data of the runs has one fingerprint; where a run has none, one name and as many test rows."""
+    fingerprints = {run.fingerprint for run in runs}
+    if None not in fingerprints:
+        return len(fingerprints) == 1
     return len({(run.data, (run.evaluation.get("size") or {}).get("test")) for run in runs}) == 1
 
 

@@ -12,13 +12,13 @@ from recsys.report.summaries import roc
 
 
 def plot_curves(curves: Curves, monitor: str, path: Path) -> None:
-    """The training loss and the watched validation metric by epoch, one panel each."""
+    """The training loss and the watched validation metric by epoch, counted from 1, one panel each."""
     names = [name for name in ("train/loss", monitor) if curves.get(name)]
     figure = matplotlib.figure.Figure(figsize=(4.5 * max(1, len(names)), 3.2), layout="constrained")
     for number, name in enumerate(names, start=1):
         axes = figure.add_subplot(1, len(names), number)
         epochs, values = zip(*curves[name], strict=True)
-        axes.plot(epochs, values, marker="o")
+        axes.plot([epoch + 1 for epoch in epochs], values, marker="o")
         axes.set(title=name, xlabel="epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     _save(figure, path)

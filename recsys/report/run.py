@@ -40,18 +40,15 @@ def _plain(content: Any) -> Any:
     return content
 
 
-def evaluation_summary(
-    model: Recommender, store: Store, rows: tuple[Tensor, Tensor] | None, monitor: str
-) -> dict[str, Any]:
+def evaluation_summary(model: Recommender, store: Store, rows: tuple[Tensor, Tensor] | None) -> dict[str, Any]:
     """The content of evaluation.json: the size of the data, summaries of the test rows, recommendations to look at.
 
     Args:
         model: in evaluation mode.
         rows: scores and labels of the test rows in the store's order, (B,) each; None for implicit data.
-        monitor: the logged name of the watched validation metric.
     """
     parts = {name: int((store.part_E == part).sum()) for part, name in enumerate(SPLITS)}
-    content: dict[str, Any] = {"monitor": monitor, "size": {"users": store.users, "items": store.items, **parts}}
+    content: dict[str, Any] = {"size": {"users": store.users, "items": store.items, **parts}}
     if rows is not None:
         score_B, label_B = (x_B.numpy() for x_B in rows)
         events_B = [_train_events(store, *side) for side in ((store.user_E, store.users), (store.item_E, store.items))]
@@ -102,19 +99,26 @@ class Run:
         return str((self.metrics.get("data") or {}).get("name") or "data")
 
     @property
+    def fingerprint(self) -> str | None:
+        """A hash of the data's content, where it is known."""
+        return (self.metrics.get("data") or {}).get("fingerprint")
+
+    @property
     def monitor(self) -> str | None:
         """The logged name of the watched validation metric."""
         logged = (name for name in self.curves if name.startswith("valid/"))
-        return self.evaluation.get("monitor") or next(logged, None)
+        return self.metrics.get("monitor") or next(logged, None)
 
     @property
-    def interrupted(self) -> bool:
-        """Whether training was stopped by hand."""
-        return bool(self.metrics.get("interrupted"))
+    def interrupted(self) -> str | None:
+        """The name of the signal that ended the training, where one did."""
+        return self.metrics.get("interrupted")
 
     @property
     def best(self) -> float | None:
         """The watched validation metric of the weights that were kept."""
+        if self.interrupted:
+            return self.metrics.get("best")
         name = (self.monitor or "").removeprefix("valid/")
         return (self.metrics.get("valid") or {}).get(name)
 
@@ -136,7 +140,9 @@ def read_run(folder: Path) -> Run:
     if not metrics.is_file():
         if not (folder / "config.yaml").is_file():
             raise ValueError(f"{str(folder)!r} is no run folder; give one such as outputs/shop/deepfm/<time>.")
-        raise ValueError(f"the run {str(folder)!r} has no metrics.json: it did not finish, so train it again.")
+        last = folder / "checkpoints" / "last.ckpt"
+        go_on = f"go on with resume={last}" if last.is_file() else "train it again"
+        raise ValueError(f"the run {str(folder)!r} has no metrics.json: it did not finish; {go_on}.")
     return Run(
         folder=folder,
         config=_read(folder / "config.yaml"),
@@ -145,6 +151,15 @@ def read_run(folder: Path) -> Run:
         curves=read_curves(folder / "log" / "metrics.csv"),
         finished=datetime.fromtimestamp(metrics.stat().st_mtime),
     )
+
+
+def runs_in(folder: Path) -> list[Path]:
+    """The runs of a folder that holds one per seed; of any other folder, itself.
+
+    Raises ValueError when its metrics.json does not parse.
+    """
+    seeds = _read(folder / "metrics.json").get("seeds")
+    return [folder / f"seed_{seed}" for seed in seeds] if seeds else [folder]
 
 
 def _read(path: Path) -> dict[str, Any]:

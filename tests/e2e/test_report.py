@@ -3,6 +3,7 @@
 import json
 import logging
 import runpy
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -80,13 +81,37 @@ def test_runs_are_laid_side_by_side(runs, call, workplace, given):
     assert ">seed</th>" in page
 
 
+def test_a_failed_run_is_left_out_of_a_pattern(runs, call, workplace, capfd):
+    """Bug: one run without metrics refused the comparison of all that a pattern found."""
+    failed = runs[0].with_name("failed")
+    failed.mkdir()
+    assert call("report.py", "runs=outputs/shop/*/*") == 0
+    assert "2 runs on shop" in (workplace / "comparison.html").read_text(encoding="utf-8")
+    assert "outputs/shop/mf/failed has no metrics.json and is left out" in capfd.readouterr().out
+    failed.rmdir()
+
+
+def test_a_run_of_several_seeds_is_the_runs_in_it(runs, call, workplace):
+    """Bug: the metrics.json of `seeds=N` was read as that of a single run."""
+    several = runs[0].with_name("several")
+    for seed, run in enumerate(runs):
+        shutil.copytree(run, several / f"seed_{seed}")
+    (several / "metrics.json").write_text('{"seeds": [0, 1]}')
+    assert call("report.py", f"runs={several}", "output=seeds.html") == 0
+    shutil.rmtree(several)
+    page = (workplace / "seeds.html").read_text(encoding="utf-8")
+    assert "2 runs on shop" in page
+    assert "seed_0" in page
+    assert "seed_1" in page
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["runs=[]"], "`runs` must list at least one run folder, got []."),
         (["runs=3"], "`runs` must list at least one run folder, got 3."),
         ([], "`runs` has no value; give one as runs=..."),
-        (["runs=nowhere/*"], "`runs`: there is no folder 'nowhere/*'"),
+        (["runs=nowhere/*"], "`runs`: there is no run 'nowhere/*'"),
         (["runs=[outputs/shop/*/*,cache]"], "'cache' is no run folder"),
         (["runs=outputs/shop/*/*", "output=page.pdf"], "`output` must end in .html, got 'page.pdf'"),
         (["run=x"], "there is no option `run`: did you mean 'runs'?"),

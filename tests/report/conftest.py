@@ -19,6 +19,7 @@ METRICS = {
     "seed": 17,
     "epochs": 3,
     "interrupted": None,
+    "monitor": "valid/auc",
     "data": {"name": "bookshop", "fingerprint": "abc"},
     "cleaning": {
         "rows": {"behaviour": {"read": 12345, "kept": 12300}},
@@ -28,7 +29,6 @@ METRICS = {
     },
 }
 EVALUATION = {
-    "monitor": "valid/auc",
     "size": {"users": 40, "items": 30, "train": 10000, "valid": 1100, "test": 1200},
     "roc": {"false_positive_rate": [0, 0.5, 1], "true_positive_rate": [0, 0.8, 1]},
     "calibration": [

@@ -5,7 +5,8 @@ import re
 import pytest
 
 from recsys.report import write_comparison
-from recsys.report.comparison import clear_best, differences
+from recsys.report.comparison import clear_best
+from recsys.report.plots import plot_curves
 
 
 @pytest.mark.parametrize(
@@ -19,6 +20,8 @@ from recsys.report.comparison import clear_best, differences
         ([0.7, 0.9], [None, [0.88, 0.92]], False, None),
         ([0.7, 0.9], [[None, 0.71], [0.88, 0.92]], False, None),
         ([0.8, 0.8], [[0.8, 0.8], [0.8, 0.8]], False, None),
+        ([0.8, 0.7], [[0.8, 0.8], [0.6, 0.75]], False, None),  # bug: no width was taken for certainty
+        ([0.8, 0.7], [[0.78, 0.82], [0.7, 0.7]], False, None),
         ([0.8], [[0.7, 0.9]], False, None),
         ([None, None], [None, None], False, None),
     ],
@@ -27,11 +30,11 @@ def test_the_best_is_marked_only_where_it_is_clear(values, intervals, less, best
     assert clear_best(values, intervals, less_is_better=less) == best
 
 
-def metrics(auc: float, logloss: float, name: str = "shop") -> dict:
+def metrics(auc: float, logloss: float, name: str = "shop", **data: str) -> dict:
     test = {"auc": auc, "logloss": logloss, "novelty@10": 10 * auc}  # novelty is a property, not a virtue
     return {
         "test": test,
-        "data": {"name": name},
+        "data": {"name": name, **data},
         "intervals": {"test": {key: [value - 0.01, value + 0.01] for key, value in test.items()}},
     }
 
@@ -58,8 +61,16 @@ def test_nothing_is_marked_across_datasets(run_folder, tmp_path):
     folders = [run_folder("one", metrics(0.7, 0.5)), run_folder("two", metrics(0.8, 0.4, name="<b>other</b>"))]
     text = write_comparison(folders, tmp_path / "page.html").read_text(encoding="utf-8")
     assert marked(text) == []
-    assert "judged by different test rows" in text
+    assert "do not share the same data" in text
     assert "DIN on &lt;b&gt;other&lt;/b&gt;" in text
+
+
+@pytest.mark.parametrize(("fingerprints", "best"), [("aa", ["0.8000", "0.4000"]), ("ab", [])])
+def test_data_is_compared_by_content(run_folder, tmp_path, fingerprints, best):
+    """Bug: two datasets of one name with as many test rows were taken for the same."""
+    values = zip((0.7, 0.8), (0.5, 0.4), fingerprints, strict=True)
+    folders = [run_folder(str(auc), metrics(auc, logloss, fingerprint=f)) for auc, logloss, f in values]
+    assert marked(write_comparison(folders, tmp_path / "page.html").read_text(encoding="utf-8")) == best
 
 
 def test_runs_without_anything_in_common_are_laid_side_by_side(run_folder, tmp_path):
@@ -74,16 +85,19 @@ def test_runs_without_anything_in_common_are_laid_side_by_side(run_folder, tmp_p
 
 
 def test_only_different_options_are_shown(run_folder, tmp_path):
-    configs = ["seed: 0\nmodel: {dim: 8, hidden: [4]}\n", "seed: 0\nmodel: {dim: 8, hidden: [4, 2], act: <relu>}\n"]
+    configs = [f"seed: 0\nmodel: {{dim: 8, {model}}}\n" for model in ("hidden: null", "hidden: [4, 2], act: <relu>")]
     folders = [run_folder(str(n), metrics(0.7, 0.5), config=config) for n, config in enumerate(configs)]
     text = write_comparison(folders, tmp_path / "page.html").read_text(encoding="utf-8")
     table = text[text.index("What differs") :]
     assert re.findall(r"<t[dh]>([^<]+)</t[dh]>", table) == [
-        *("option", "model.hidden", "[4]", "[4, 2]"),
+        *("option", "model.hidden", "null", "[4, 2]"),
         *("model.act", "–", "&lt;relu&gt;"),
     ]
 
 
-def test_equal_configurations_differ_in_nothing():
-    assert differences([{"a": {"b": 1}}, {"a": {"b": 1}}]) == {}
-    assert differences([{"a": {"b": 1}}, {"a": 2}]) == {"a.b": [1, None], "a": [None, 2]}
+def test_epochs_count_from_one_in_every_plot(tmp_path, monkeypatch):
+    """Bug: curves.png counted epochs from 0, report.html from 1."""
+    figures = []
+    monkeypatch.setattr("recsys.report.plots._save", lambda figure, _: figures.append(figure))
+    plot_curves({"train/loss": [(0, 0.7), (1, 0.6)]}, "valid/auc", tmp_path / "curves.png")
+    assert figures[0].axes[0].lines[0].get_xdata().tolist() == [1, 2]

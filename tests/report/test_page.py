@@ -100,12 +100,12 @@ def test_nothing_comes_from_the_network(run_folder):
 def test_markup_in_the_data_is_text(run_folder, tmp_path):
     evil = "<script>alert('x')</script>&\"</pre>"
     evaluation = {
-        "monitor": f"valid/{evil}",
         "recommendations": [
             {"events": 2, "history": [evil], "items": [{"title": evil, "score": 0.1, "liked": False}]},
         ],
     }
-    metrics = {"test": {evil: 0.5}, "data": {"name": evil}, "cleaning": {"rows": {evil: {"read": 1, "kept": 1}}}}
+    cleaning = {"rows": {evil: {"read": 1, "kept": 1}}}
+    metrics = {"test": {evil: 0.5}, "monitor": f"valid/{evil}", "data": {"name": evil}, "cleaning": cleaning}
     log = 'epoch,train/loss,"valid/' + evil.replace('"', '""') + '"\n0,0.5,0.25\n'
     folder = run_folder(metrics=metrics, evaluation=evaluation, config=f"about: >-\n  {evil}\n", log=log)
     page = page_of(folder)
@@ -122,7 +122,7 @@ def test_missing_parts_do_not_appear(run_folder):
     nulls = dict.fromkeys(
         ("valid", "test", "best_possible", "intervals", "groups", "seed", "cleaning", "data", "model")
     )
-    empty = {"monitor": "valid/auc", "size": None, "roc": None, "by_user_activity": [], "recommendations": None}
+    empty = {"size": None, "roc": None, "by_user_activity": [], "recommendations": None}
     assert page_of(run_folder("nulls", metrics={**nulls, "epochs": 1}, evaluation=empty)).headings == [
         "Learning curves",
         "Configuration",
@@ -137,9 +137,17 @@ def test_ratings_have_their_own_chart(run_folder):
 
 
 def test_an_interrupted_run_says_so(run_folder):
-    page = page_of(run_folder(metrics={"test": {"auc": 0.5}, "interrupted": True, "model": "ItemKNN"}))
-    assert any(text.startswith("Training was interrupted") for text in page.texts)
+    page = page_of(run_folder(metrics={"test": {"auc": 0.5}, "interrupted": "SIGINT", "model": "ItemKNN"}))
+    assert "Training was interrupted by SIGINT: metrics of the last validation." in page.texts
     assert "ItemKNN on data" in page.texts
+
+
+def test_an_interrupted_run_shows_the_best_value_of_the_watched_metric(run_folder):
+    """Bug: the page of an interrupted run called the first logged metric's last value the best one."""
+    log = "epoch,step,train/loss,valid/accuracy,valid/auc\n0,9,0.7,0.6,0.8\n1,19,0.6,0.5,0.7\n"
+    metrics = {"valid": {"accuracy": 0.5, "auc": 0.7}, "monitor": "valid/auc", "best": 0.8, "interrupted": "SIGTERM"}
+    run = read_run(run_folder(metrics=metrics, evaluation=None, log=log))
+    assert (run.monitor, run.best) == ("valid/auc", 0.8)
 
 
 def test_the_same_folder_gives_the_same_page(run_folder):
@@ -160,14 +168,14 @@ def test_the_validation_after_training_is_no_part_of_the_curves(run_folder):
 
 
 def test_the_watched_metric_is_the_first_one_where_none_is_named(run_folder):
-    run: Run = read_run(run_folder(evaluation=None))
+    run: Run = read_run(run_folder(metrics={"valid": {"auc": 0.7125}}))
     assert (run.monitor, run.best) == ("valid/auc", 0.7125)
 
 
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ({"metrics": None}, "has no metrics.json: it did not finish"),
+        ({"metrics": None}, "has no metrics.json: it did not finish; train it again."),
         ({"metrics": None, "config": None}, "is no run folder"),
         ({"config": "a: [1"}, "config.yaml' does not parse"),
         ({"config": "- 1"}, "config.yaml' must hold a mapping, got list"),
@@ -179,6 +187,14 @@ def test_what_is_no_run_is_refused(run_folder, files, message):
         write_page(folder)
     assert "\n" not in str(error.value)
     assert not (folder / "report.html").exists()
+
+
+def test_an_unfinished_run_is_refused_with_its_checkpoint(run_folder):
+    folder = run_folder(metrics=None)
+    (folder / "checkpoints").mkdir()
+    (folder / "checkpoints" / "last.ckpt").touch()
+    with pytest.raises(ValueError, match=rf"did not finish; go on with resume={folder}/checkpoints/last\.ckpt\."):
+        write_page(folder)
 
 
 def test_a_damaged_file_is_named(run_folder):

@@ -124,10 +124,9 @@ def test_evaluation_summary_counts_training_events(store_of, visits):
     store = store_of()
     label_B = torch.tensor(visits.loc[visits["split"] == "test", "bought"].to_numpy())
     model = MF(store.schema).eval()
-    found = evaluation_summary(model, store, (torch.full((len(label_B),), 0.5), label_B), "valid/auc")
-    assert found["monitor"] == "valid/auc"
+    found = evaluation_summary(model, store, (torch.full((len(label_B),), 0.5), label_B))
     assert found["size"] == {"users": USERS, "items": ITEMS, "train": 0 + 1 + 2 + 3 + 4 + 5, "valid": 6, "test": 2 * 6}
     assert [(row["events"], row["rows"]) for row in found["by_user_activity"]] == [(str(n), 2) for n in range(USERS)]
     assert [row["auc"] for row in found["by_user_activity"]] == [0.5] * USERS
     assert len(found["recommendations"]) == 5
-    assert "roc" not in evaluation_summary(model, store, None, "valid/ndcg@10")
+    assert "roc" not in evaluation_summary(model, store, None)
