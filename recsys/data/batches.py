@@ -3,6 +3,7 @@
 Letters: B rows of a batch, F id fields, N numbers, L list length, T tags per item, Q queries, I items.
 """
 
+import copy
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -190,7 +191,15 @@ class Candidates(Dataset[Batch]):
 
     def liked_items(self) -> np.ndarray:
         """The item of every right answer, one entry per query and item."""
-        return self._keys.relevant % self.store.items
+        relevant = self._keys.relevant
+        asked = np.isin(relevant // self.store.items, self.store.user_E[self.rows_Q])
+        return relevant[asked] % self.store.items
+
+    def head(self, count: int) -> "Candidates":
+        """The first `count` queries alone."""
+        first = copy.copy(self)
+        first.rows_Q = self.rows_Q[:count]
+        return first
 
     def __getitem__(self, position_B: np.ndarray) -> Batch:
         query_B, place_B = position_B // self.width, position_B % self.width
@@ -237,7 +246,7 @@ class FewCandidates(Candidates):
 
     def liked_items(self) -> np.ndarray:
         """The item of every query."""
-        return self.item_QC[:, 0]
+        return self.store.item_E[self.rows_Q]
 
 
 class _Keys:
