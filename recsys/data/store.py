@@ -26,7 +26,7 @@ from recsys.data.tables import SPLITS
 from recsys.schema import PADDING, ROLES, FeatureSchema, Role
 
 log = logging.getLogger(__name__)
-VERSION = 4
+VERSION = 5
 META = "meta.json"
 ITEMS = "items.parquet"
 
