@@ -40,6 +40,9 @@ class Evaluation(pl.Callback):
     ranked as soon as their last item is scored, so memory holds one block of them. `results` holds the last results of
     each part, "valid" and "test"; intervals and groups for the test part only. `rows` keeps the scores and labels of
     the last labelled rows of each part, for plots.
+
+    A loop cut short (`limit_val_batches`, `limit_test_batches`) is judged by the rows and the whole queries that it
+    scored. Raises ValueError where several processes share such a loop, or where it scores no whole query.
     """
 
     def __init__(self, k: Sequence[int] = (5, 10, 20)) -> None:
@@ -113,30 +116,46 @@ class Evaluation(pl.Callback):
         for index in sorted({*self._pending, *self._ranked}):
             dataset = self._dataset(trainer, index)
             if isinstance(dataset, Candidates):
-                assert not self._pending[index], "every process scores whole queries"
-                found += self._ranking(dataset, index, details=part == "test")
+                found.append(self._ranking(dataset, index, details=part == "test"))
             else:
                 found.append(self._labelled(pl_module, dataset, index, part))
         self.results[part] = merge_results(found)
         pl_module.log_dict({f"{part}/{name}": value for name, value in self.results[part].metrics.items()})
 
-    def _ranking(self, queries: Candidates, index: int, *, details: bool) -> list[Results]:
-        blocks = [block for rank in _gather(self._ranked.get(index, [])) for block in rank]
-        if not blocks:
-            return []
+    def _ranking(self, queries: Candidates, index: int, *, details: bool) -> Results:
+        ranks = _gather(self._ranked.get(index, []))
+        blocks = [block for rank in ranks for block in rank]
+        count = sum(len(block.place_QK) for block in blocks)
+        if not count:
+            raise ValueError(
+                f"no query was scored in whole: each has {queries.width} items; raise `trainer.limit_val_batches` and "
+                "`trainer.limit_test_batches`."
+            )
+        _check_scored(count, len(queries.rows_Q), len(ranks))
         values = {name: torch.cat([b.values[name] for b in blocks]) for name in blocks[0].values}
         place_QK, hit_QK = torch.cat([b.place_QK for b in blocks]), torch.cat([b.hit_QK for b in blocks])
-        return [ranking_results(queries, values, place_QK, hit_QK, details=details)]
+        return ranking_results(queries.head(count), values, place_QK, hit_QK, details=details)
 
     def _labelled(self, model: Recommender, dataset: Rows, index: int, part: str) -> Results:
-        pairs = [pair for rank in _gather(self._pending[index]) for pair in rank]
-        logit_B, label_B = (torch.cat([pair[n] for pair in pairs]) for n in (0, 1))
+        ranks = _gather(self._pending[index])
+        logit_B, label_B = (torch.cat([pair[n] for rank in ranks for pair in rank]) for n in (0, 1))
+        _check_scored(len(logit_B), len(dataset), len(ranks))
         score_B = model.to_score(logit_B)
         self.rows[part] = (score_B, label_B)
         if part == "valid" and model.schema.label.kind != "rating":
             self.threshold = best_threshold(logit_B, label_B)
         details = part == "test"
-        return labelled_results(dataset.store, dataset.rows, logit_B, score_B, label_B, self.threshold, details=details)
+        row_B = dataset.rows[: len(logit_B)]
+        return labelled_results(dataset.store, row_B, logit_B, score_B, label_B, self.threshold, details=details)
+
+
+def _check_scored(scored: int, due: int, processes: int) -> None:
+    """Several processes share a loop in runs of its batches, so what a shorter loop scores is no first part of it."""
+    if scored < due and processes > 1:
+        raise ValueError(
+            f"{processes} processes scored {scored} of {due} rows or queries; `trainer.limit_val_batches` and "
+            "`trainer.limit_test_batches` need one process (`trainer.devices=1`)."
+        )
 
 
 def _gather(mine: list[Any]) -> list[list[Any]]:

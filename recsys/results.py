@@ -116,7 +116,8 @@ def ranking_results(
     user_Q = torch.from_numpy(store.user_E[queries.rows_Q].astype("int64"))
     metrics = {}
     if not note:
-        values, metrics = values | _per_list(store, top_QK), _over_lists(store, top_QK, user_Q)
+        count_I = _counts(store, store.item_E, store.items, liked=True)
+        values, metrics = values | _per_list(store, top_QK, count_I), _over_lists(store, top_QK, user_Q, count_I)
     metrics = {name: float(value.nanmean()) for name, value in values.items()} | metrics
     if not details:
         return Results(metrics=metrics)
@@ -154,9 +155,8 @@ def _by_group(side: str, count_N: Tensor, of_B: Tensor, judge: Callable[[Tensor]
     return {name: {side: len(of_B[c].unique()), **judge(c)} for name, c in chosen.items() if c.any()}
 
 
-def _per_list(store: Store, top_QK: Tensor) -> dict[str, Tensor]:
-    """Novelty and diversity of each list."""
-    count_I = _counts(store, store.item_E, store.items, liked=True)
+def _per_list(store: Store, top_QK: Tensor, count_I: Tensor) -> dict[str, Tensor]:
+    """Novelty and diversity of each list; `count_I` holds the liked training events of each item."""
     lists = {f"novelty@{K}": novelty(top_QK, count_I)}
     if attributes := _attributes(store):
         lists[f"diversity@{K}"] = diversity(top_QK, attributes)
@@ -171,9 +171,8 @@ def _attributes(store: Store) -> Sequence[Tensor]:
     return [torch.from_numpy(a.astype("int64")) for a in (*columns, *side.tags.values())]
 
 
-def _over_lists(store: Store, top_QK: Tensor, user_Q: Tensor) -> dict[str, float]:
-    """Coverage and popularity lift of all lists together."""
-    count_I = _counts(store, store.item_E, store.items, liked=True)
+def _over_lists(store: Store, top_QK: Tensor, user_Q: Tensor, count_I: Tensor) -> dict[str, float]:
+    """Coverage and popularity lift of all lists together; `count_I` as for `_per_list`."""
     liked = (store.part_E == TRAIN) & store.liked_E
     user, item = store.user_E[liked], store.item_E[liked]
     events_U = np.bincount(user, minlength=store.users)

@@ -55,6 +55,7 @@ def train(cfg: DictConfig, folder: Path, finish: Finish) -> float:
     trainer = build_trainer(cfg, data.spec.schema.label.kind, folder, resumed.steps if resumed else 0)
     data.prepare_data()
     data.setup()
+    data.check_evaluation()
     model = build_model(cfg, data.schema)
     if cfg.pretrained:
         model.start_from([load_model(path) for path in cfg.pretrained])

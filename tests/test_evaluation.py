@@ -1,6 +1,7 @@
 """The evaluation callback: whole-part metrics, full ranking, independence of batch size, the best possible score."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -37,7 +38,9 @@ def opened(mapping: dict, cache: Path, **options: int) -> DataModule:
     return data
 
 
-def scored(model_class: type[Recommender], data: DataModule, k: tuple[int, ...] = (3,)) -> dict[str, dict[str, float]]:
+def scored(
+    model_class: type[Recommender], data: DataModule, k: tuple[int, ...] = (3,), **limits: int
+) -> dict[str, Any]:
     trainer = pl.Trainer(
         accelerator="cpu",
         callbacks=[Evaluation(k)],
@@ -46,8 +49,41 @@ def scored(model_class: type[Recommender], data: DataModule, k: tuple[int, ...] 
         enable_progress_bar=False,
         enable_model_summary=False,
         use_distributed_sampler=False,
+        **limits,
     )
     return evaluate(trainer, model_class(data.schema), data)
+
+
+@pytest.mark.parametrize("candidates", [None, 3])
+def test_a_loop_cut_short_is_judged_by_what_it_scored(tiny, tmp_path, candidates):
+    """Bug: scores of the first batches met users and rows of the whole part."""
+    size = 17
+    data = opened(tiny, tmp_path, eval_batch_size=size, candidates=candidates)
+    found = scored(ByIds, data, limit_val_batches=2, limit_test_batches=3)
+    for part, name, count in ((VALID, "valid", 2 * size), (TEST, "test", 3 * size)):
+        batch = Rows(data.store, part)[np.arange(count)]
+        logit_B = ByIds(data.schema)(batch)
+        assert found[name]["auc"] == pytest.approx(roc_auc_score(batch.label_B, logit_B), abs=1e-9)
+    assert sum(group["rows"] for group in found["groups"]["users"].values()) == 3 * size
+    queries = data.queries(TEST)
+    whole = 3 * max(1, size // queries.width)  # queries in three batches
+    first = queries[np.arange(whole * queries.width)]
+    label_QI, score_QI = (x.view(whole, -1) for x in (first.label_B, ByIds(data.schema)(first)))
+    wins_QI = (label_QI == 0) & (score_QI > score_QI.masked_fill(label_QI != 1, -2).amax(1, keepdim=True))
+    assert found["test"][f"mrr{queries.note}"] == pytest.approx((1 / (1 + wins_QI.sum(1))).mean().item())
+
+
+def test_a_loop_too_short_for_one_query_is_refused(tiny, tmp_path):
+    data = opened(tiny, tmp_path, eval_batch_size=5)
+    with pytest.raises(ValueError, match="no query was scored in whole: each has 12 items"):
+        scored(ByIds, data, limit_test_batches=2)
+
+
+def test_a_loop_cut_short_needs_one_process(tiny, tmp_path, monkeypatch):
+    data = opened(tiny, tmp_path, eval_batch_size=17)
+    monkeypatch.setattr("recsys.evaluation._gather", lambda mine: [mine, mine])
+    with pytest.raises(ValueError, match=r"2 processes scored 34 of \d+ rows or queries; `trainer.limit_val_batches`"):
+        scored(ByIds, data, limit_val_batches=1)
 
 
 def test_labelled_metrics_equal_scikit_learn_over_the_whole_part(tiny, tmp_path):

@@ -3,6 +3,7 @@
 Letters: B rows of a batch, F id fields, N numbers, L list length, T tags per item, Q queries, I items.
 """
 
+import copy
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ from recsys.data.events import GivenCandidates
 from recsys.data.negatives import NegativeSampler
 from recsys.data.split import TRAIN
 from recsys.data.store import Store
+from recsys.data.tables import SPLITS
 from recsys.schema import PADDING, ROLES, history_name
 
 log = logging.getLogger(__name__)
@@ -129,6 +131,10 @@ class TrainRows(Rows):
         users, items = self.store.user_E[self.rows], self.store.item_E[self.rows]
         sampler = NegativeSampler(users, items, users=self.store.users)
         usable = sampler.has_negatives_U[users]
+        if not usable.any():
+            raise ValueError(
+                f"every user is positive with all {len(sampler.pool)} items of the training rows: no negatives exist."
+            )
         if not usable.all():
             log.warning("%d training rows left out: their users took every item", int((~usable).sum()))
             self.rows = self.rows[usable]
@@ -185,7 +191,15 @@ class Candidates(Dataset[Batch]):
 
     def liked_items(self) -> np.ndarray:
         """The item of every right answer, one entry per query and item."""
-        return self._keys.relevant % self.store.items
+        relevant = self._keys.relevant
+        asked = np.isin(relevant // self.store.items, self.store.user_E[self.rows_Q])
+        return relevant[asked] % self.store.items
+
+    def head(self, count: int) -> "Candidates":
+        """The first `count` queries alone."""
+        first = copy.copy(self)
+        first.rows_Q = self.rows_Q[:count]
+        return first
 
     def __getitem__(self, position_B: np.ndarray) -> Batch:
         query_B, place_B = position_B // self.width, position_B % self.width
@@ -198,10 +212,12 @@ class Candidates(Dataset[Batch]):
 class FewCandidates(Candidates):
     """Sampled ranking: every liked event joined with its item and some that the user has not met.
 
-    Those are the `candidates` of the store where a table gives them (and `given` allows it), else `count` items drawn
-    uniformly among the items met by anyone so far and not by the user, the same ones in every run. Such figures
-    flatter and may even order models wrongly (Krichene and Rendle 2020, doi:10.1145/3394486.3403226), so the names of
-    their metrics carry the `note`.
+    Those are the `candidates` of the store where a table gives them (and `given` allows it), else `count` different
+    items drawn uniformly among the items met by anyone so far and not by the user, the same ones in every run; all of
+    these where there are fewer. Such figures flatter and may even order models wrongly (Krichene and Rendle 2020,
+    doi:10.1145/3394486.3403226), so the names of their metrics carry the `note`.
+
+    Queries without any other item are left out with a warning. Raises ValueError when that leaves none.
     """
 
     def __init__(self, store: Store, part: int, count: int, *, given: bool) -> None:
@@ -209,12 +225,13 @@ class FewCandidates(Candidates):
         self.rows_Q = self._keys.found
         user_Q = store.user_E[self.rows_Q]
         if given and store.candidates is not None:
-            others_QC, word = _given(store.candidates, user_Q, store.users), "given"
+            others_QC, word, reason = _given(store.candidates, user_Q, store.users), "given", "are given no candidates"
         else:
-            others_QC, word = _drawn(store, part, user_Q, count), "sampled"
-        self.rows_Q = self.rows_Q[(others_QC >= 0).any(1)]
-        others_QC = others_QC[(others_QC >= 0).any(1)]
-        self.item_QC = np.column_stack([store.item_E[self.rows_Q], others_QC])
+            others_QC, word, reason = _drawn(store, part, user_Q, count), "sampled", "have met every item"
+        usable_Q = others_QC.max(axis=1) >= 0
+        _report_unusable(SPLITS[part], usable_Q, reason)
+        self.rows_Q = self.rows_Q[usable_Q]
+        self.item_QC = np.column_stack([store.item_E[self.rows_Q], others_QC[usable_Q]])
         self.width = self.item_QC.shape[1]
         self.note = f"[{self.width - 1} {word}]"
 
@@ -229,7 +246,7 @@ class FewCandidates(Candidates):
 
     def liked_items(self) -> np.ndarray:
         """The item of every query."""
-        return self.item_QC[:, 0]
+        return self.store.item_E[self.rows_Q]
 
 
 class _Keys:
@@ -251,6 +268,18 @@ class _Keys:
         return np.where(_member(key_B, self._seen), EXCLUDED, _member(key_B, self.relevant))
 
 
+def _report_unusable(part: str, usable_Q: np.ndarray, reason: str) -> None:
+    """Warn of queries without any other item; raise ValueError where no query has one."""
+    count, left_out = len(usable_Q), int((~usable_Q).sum())
+    if count and left_out == count:
+        raise ValueError(
+            f"the users of all {count} {part} queries {reason}, so there is nothing to rank against; "
+            "set `evaluation.candidates: null` to rank the whole catalogue."
+        )
+    if left_out:
+        log.warning("%d of %d %s queries left out: their users %s", left_out, count, part, reason)
+
+
 def _given(candidates: GivenCandidates, user_Q: np.ndarray, users: int) -> np.ndarray:
     """Each query's given items (Q, C), -1 behind shorter lists."""
     counts_U = np.bincount(candidates.user_C, minlength=users)
@@ -261,17 +290,13 @@ def _given(candidates: GivenCandidates, user_Q: np.ndarray, users: int) -> np.nd
 
 
 def _drawn(store: Store, part: int, user_Q: np.ndarray, count: int) -> np.ndarray:
-    """`count` items for each query that its user has not met up to and in this part, (Q, C), drawn with seed 0.
+    """`count` different items for each query that its user has not met up to and in this part, (Q, C), by seed 0.
 
-    -1 for users who have met every item.
+    -1 where there are fewer.
     """
     known = store.part_E <= part
     sampler = NegativeSampler(store.user_E[known], store.item_E[known], users=store.users)
-    possible_Q = sampler.has_negatives_U[user_Q]
-    drawn_QC = np.full((len(user_Q), count), -1)
-    users = np.repeat(user_Q[possible_Q], count)
-    drawn_QC[possible_Q] = sampler.sample(users, np.random.default_rng(0)).reshape(-1, count)
-    return drawn_QC
+    return sampler.sample_distinct(user_Q, count, np.random.default_rng(0))
 
 
 def _member(keys: np.ndarray, known: np.ndarray) -> np.ndarray:

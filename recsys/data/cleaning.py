@@ -15,6 +15,7 @@ from recsys.data.tables import (
     as_seconds,
     as_tags,
     fill_missing,
+    is_list,
     same_type,
 )
 from recsys.schema import Column, FeatureSchema
@@ -76,9 +77,9 @@ def clean_events(
     for part in ("time", "order", "oracle", "label"):
         if part in rows:
             rows = _clean_number(rows, name, part, columns[part], schema, report)
-    if table.duplicates == "pairs":
-        rows = _first_of_pairs(rows, name, columns, report)
-    return _clean_label(rows, name, schema, report) if "label" in rows else rows
+    if "label" in rows:
+        rows = _clean_label(rows, name, schema, report)
+    return _first_of_pairs(rows, name, columns, report) if table.duplicates == "pairs" else rows
 
 
 def _first_of_pairs(rows: pd.DataFrame, table: str, columns: Mapping[str, str], report: CleaningReport) -> pd.DataFrame:
@@ -96,7 +97,7 @@ def _hashable(frame: pd.DataFrame) -> pd.DataFrame:
         .to_pandas()
         .set_axis(frame.index)
         for name, values in frame.items()
-        if isinstance(values.dtype, pd.ArrowDtype) and pa.types.is_list(values.dtype.pyarrow_dtype)
+        if isinstance(values.dtype, pd.ArrowDtype) and is_list(values.dtype.pyarrow_dtype)
     }
     return frame.assign(**texts)
 

@@ -38,11 +38,12 @@ def check_leaks(train: TrainRows, tables: TableSet) -> None:
     - histories: every entry is of the event's own user and strictly before the event. Unless there is a history table
       of its own, each is a positive of the event's own or an earlier part; where parts follow in time that is implied.
     - test pairs (implicit and rating labels): no user meets in valid or test an item of their training rows, unless
-      the parts follow in a declared time or order, where a repeat is a later event.
+      a declared time or order says that all of these came before: a repeat is a later event.
     - negatives: the sampler's items and each user's free items are those of the training rows.
     - duplicates: no row of valid or test equals one of an earlier part in user, item, encoded scene, label and, where
-      one is declared, time or order. Without either, a behaviour table with `duplicates: keep` says that equal rows
-      are different events: they are logged as a warning.
+      one is declared, time or order. Rows with a rare, unseen or missing value in their scene are left aside, for the
+      store holds no more of it. A behaviour table with `duplicates: keep` says that equal rows are different events:
+      they are logged as a warning.
 
     Raises LeakError with the rows and one example of every finding.
     """
@@ -117,15 +118,17 @@ def _beyond(store: Store, row_E: np.ndarray, start_E: np.ndarray, stop_E: np.nda
 def _pair_leaks(store: Store) -> Iterator[str]:
     if store.schema.label.kind not in ("implicit", "rating") or (_timed(store) and _parts_follow(store)):
         return
-    pair_E = _pair(store, store.user_E, store.item_E)
+    code_E, pairs = pd.factorize(_pair(store, store.user_E, store.item_E))
     is_train_E = store.part_E == TRAIN
+    last_P = np.full(len(pairs), -np.inf)
+    np.maximum.at(last_P, code_E[is_train_E], store.order_E[is_train_E] if _timed(store) else np.inf)
     later = np.flatnonzero(~is_train_E)
-    known = later[pd.Series(pair_E[later]).isin(pair_E[is_train_E]).to_numpy()]
+    known = later[store.order_E[later] <= last_P[code_E[later]]]
     if len(known):
         yield (
             f"test pairs: a user and item of training in {len(known)} of {len(later)} valid and test rows (such as "
-            f"{_event(store, known[0])}); keep each pair once (`tables.behaviour.duplicates: pairs`) or "
-            "split by time."
+            f"{_event(store, known[0])}) that are not known to come later; keep each pair once "
+            "(`tables.behaviour.duplicates: pairs`) or split by time."
         )
 
 
@@ -161,18 +164,19 @@ def _duplicate_leaks(store: Store, *, keep: bool) -> Iterator[str]:
         f"{len(repeated)} of {judged} valid and test rows stand in an earlier part as well (such as "
         f"{_event(store, repeated[0])})"
     )
-    if keep and not _timed(store):
+    if keep:
         log.warning("%s; they are kept as events of their own, as `duplicates: keep` says", found)
     else:
         yield (
             f"duplicates: {found}; drop one of each, or declare what tells them apart (`time`, or a scene column); "
-            "where the table has no time and they are different events, set `tables.behaviour.duplicates: keep`."
+            "where they are different events, set `tables.behaviour.duplicates: keep`."
         )
 
 
 def _repeated_rows(store: Store) -> np.ndarray:
     """The rows that equal a row of an earlier part, in all that tells events apart."""
     rows = _overlapping(store) if _timed(store) else np.arange(len(store.part_E))
+    rows = rows[~_blurred(store, rows)]
     code = np.zeros(len(rows), dtype="int64")
     for column_E in _row_columns(store):
         code = _refined(code, column_E[rows])
@@ -183,6 +187,17 @@ def _repeated_rows(store: Store) -> np.ndarray:
         later = store.part_E[rows] > first_G[code]
         rows, code, later = rows[shared], code[shared], later[shared]
     return rows[later]
+
+
+def _blurred(store: Store, rows: np.ndarray) -> np.ndarray:
+    """Which rows have a value in their scene that shares its id with others: a rare, unseen or missing one."""
+    fields = [c.name for c in store.schema.fields if c.role == "scene"]
+    scene = store.sides["scene"]
+    blurred = np.zeros(len(rows), dtype=bool)
+    for name, ids in (*zip(fields, scene.ids.T, strict=True), *scene.tags.items()):
+        unseen = ids[rows] == store.schema.offset(name) + UNSEEN
+        blurred |= unseen if unseen.ndim == 1 else unseen.any(1)
+    return blurred
 
 
 def _row_columns(store: Store) -> Iterator[np.ndarray]:

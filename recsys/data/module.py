@@ -104,6 +104,7 @@ class DataModule(pl.LightningDataModule):
         self.workers, self.seed, self._generate = workers, seed, generate
         self.start = (0, 0)
         self._store: Store | None = None
+        self._queries: dict[int, Candidates] = {}
 
     def prepare_data(self) -> None:
         """Build the store unless one with the same fingerprint exists."""
@@ -163,6 +164,23 @@ class DataModule(pl.LightningDataModule):
         check_leaks(self.train_rows, self.spec.tables)
         log.info("leak check passed: %s (%.1f s)", ", ".join(RULES), time.perf_counter() - started)
 
+    def check_evaluation(self) -> None:
+        """Make the queries of all rankings, and warn of candidates that no ranking uses.
+
+        Raises ValueError where there is nothing to rank, which would else come out after training.
+        """
+        if self._ranks(VALID):
+            self.queries(VALID)
+        if self._ranks(TEST):
+            self.queries(TEST)
+        elif self.candidates:
+            log.warning(
+                "`evaluation.candidates` is ignored: the test part is not ranked; that needs `evaluation.ranking` "
+                "and, for ratings, `label.positive_from`"
+            )
+        if self.spec.tables.candidates and not self.candidates:
+            log.warning("table `candidates` is ignored: set `evaluation.candidates` to rank among its items")
+
     @cached_property
     def state(self) -> dict[str, Any]:
         """What the data is by content: its name, the number of events of each part and a hash of the encoded store."""
@@ -182,25 +200,38 @@ class DataModule(pl.LightningDataModule):
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """What training is judged by: the labelled validation rows, or their full ranking for implicit data."""
-        if self.schema.label.kind != "implicit":
-            return self._evaluation(Rows(self.store, VALID))
-        queries = self._queries(VALID)
-        if not len(queries):
-            raise ValueError("no validation user meets an item for the first time, so there is nothing to rank by.")
-        return self._evaluation(queries)
+        return self._evaluation(self.queries(VALID) if self._ranks(VALID) else Rows(self.store, VALID))
 
     def test_dataloader(self) -> list[DataLoader[Batch]]:
         """The labelled test rows and the full ranking of test users, as far as the label allows each."""
-        label = self.schema.label
-        datasets: list[Rows | Candidates] = [] if label.kind == "implicit" else [Rows(self.store, TEST)]
-        if label.kind == "implicit" or (self.ranking and label.ranks):
-            datasets.append(self._queries(TEST))
+        datasets: list[Rows | Candidates] = []
+        if self.schema.label.kind != "implicit":
+            datasets.append(Rows(self.store, TEST))
+        if self._ranks(TEST):
+            datasets.append(self.queries(TEST))
         return [self._evaluation(dataset) for dataset in datasets]
 
-    def _queries(self, part: int) -> Candidates:
-        if self.candidates is None:
-            return Candidates(self.store, part)
-        return FewCandidates(self.store, part, self.candidates, given=part == TEST)
+    def _ranks(self, part: int) -> bool:
+        """Whether a part is judged by rankings."""
+        label = self.schema.label
+        return label.kind == "implicit" or (part == TEST and self.ranking and label.ranks)
+
+    def queries(self, part: int) -> Candidates:
+        """The queries of a part, made once. Raises ValueError where implicit data have none."""
+        if part not in self._queries:
+            self._queries[part] = (
+                Candidates(self.store, part)
+                if self.candidates is None
+                else FewCandidates(self.store, part, self.candidates, given=part == TEST)
+            )
+        queries = self._queries[part]
+        if self.schema.label.kind == "implicit" and not len(queries):
+            name = {VALID: "validation", TEST: "test"}[part]
+            raise ValueError(
+                f"no {name} user meets an item for the first time, so there is nothing to rank by; keep each user and "
+                "item once (`tables.behaviour.duplicates: pairs`) or choose another `split`."
+            )
+        return queries
 
     def _evaluation(self, dataset: Rows | Candidates) -> DataLoader[Batch]:
         rank, world = self._place()

@@ -112,7 +112,7 @@ def _number_leaks(store: Store, role: Role, rows_R: np.ndarray) -> Iterator[str]
             z_R = (z_R - fitted.mean) / fitted.scale
         rows, count = int(rows_R.sum()), max(fitted.count, 1)
         mean, square = float((z_R * rows_R).sum() / count), float((z_R**2 * rows_R).sum() / count)
-        due, slack = fitted.square / count / fitted.scale**2, _rounding(fitted)
+        due, slack = fitted.square / count / fitted.scale**2, _rounding(fitted, rows)
         if fitted.count > rows or abs(mean) > slack or abs(square - due) > slack:
             yield (
                 f"encoders: the standardiser of column {name!r} saw {fitted.count} values; the {rows} training rows "
@@ -120,10 +120,10 @@ def _number_leaks(store: Store, role: Role, rows_R: np.ndarray) -> Iterator[str]
             )
 
 
-def _rounding(fitted: Standardiser) -> float:
-    """How far the moments of standardised values may be off by rounding alone."""
+def _rounding(fitted: Standardiser, rows: int) -> float:
+    """How far the moments of standardised values may be off by rounding alone, that of missing values included."""
     precision = np.finfo("float64" if fitted.standardise else "float32").eps
-    return 1e-6 + 10 * float(precision) * abs(fitted.mean) / fitted.scale
+    return (1e-6 + 10 * float(precision) * abs(fitted.mean) / fitted.scale) * max(1.0, rows / max(fitted.count, 1))
 
 
 def _label_leaks(store: Store, is_train_E: np.ndarray) -> Iterator[str]:

@@ -25,7 +25,8 @@ class Split:
       stay in train.
     - `random`: shares drawn with `seed`.
     - `column`: the behaviour table's `column` holds the words train, valid and test (files given per split do). Where
-      none says valid, the share `valid` of the training rows is drawn with `seed`.
+      none says valid, the share `valid` of the training rows is drawn at random with `seed`, even where a time is
+      declared; all rows of a user and an item are drawn together.
     """
 
     by: Literal["time", "leave_one_out", "random", "column"] = "time"
@@ -112,9 +113,18 @@ def _by_column(split: Split, events: Events) -> np.ndarray:
     parts_E = parts.to_numpy("int8")
     if not (parts_E == VALID).any():
         train = np.flatnonzero(parts_E == TRAIN)
-        drawn = np.random.default_rng(split.seed).permutation(train)[: round(len(train) * split.valid)]
+        drawn = train[_drawn_pairs(split, events.user_E[train], events.item_E[train])]
         parts_E[drawn] = VALID
         log.info(
             "the data has no validation part: %s of %s training rows drawn for it", f"{len(drawn):,}", f"{len(train):,}"
         )
     return parts_E
+
+
+def _drawn_pairs(split: Split, user_T: np.ndarray, item_T: np.ndarray) -> np.ndarray:
+    """Which training rows are drawn, bool (T,): whole pairs of user and item until the share `valid` is reached."""
+    pair_T = pd.factorize(user_T.astype("int64") * (int(item_T.max(initial=0)) + 1) + item_T)[0]
+    order = np.random.default_rng(split.seed).permutation(pair_T.max(initial=-1) + 1)
+    rows = np.bincount(pair_T)[order]
+    drawn = order[np.cumsum(rows) - rows < round(len(pair_T) * split.valid)]
+    return np.isin(pair_T, drawn)

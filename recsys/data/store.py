@@ -26,7 +26,7 @@ from recsys.data.tables import SPLITS
 from recsys.schema import PADDING, ROLES, FeatureSchema, Role
 
 log = logging.getLogger(__name__)
-VERSION = 4
+VERSION = 5
 META = "meta.json"
 ITEMS = "items.parquet"
 
@@ -99,11 +99,7 @@ def liked(schema: FeatureSchema, label_E: np.ndarray) -> np.ndarray:
 def row_counts(store: Store) -> np.ndarray:
     """How often each row of the shared table occurs in the training rows, histories included, int64 (rows,)."""
     train_E = store.part_E == TRAIN
-    weights = {
-        "user": np.bincount(store.user_E[train_E], minlength=store.users),
-        "item": np.bincount(store.item_E[train_E], minlength=store.items),
-        "scene": train_E.astype("int64"),
-    }
+    weights = _training_weights(train_E, store.user_E, store.users, store.item_E, store.items)
     blocks = [(ids, weights[role]) for role, side in store.sides.items() for ids in (side.ids, *side.tags.values())]
     if store.schema.history:
         edges_H = np.zeros(len(store.history_H) + 1, dtype="int64")
@@ -124,14 +120,21 @@ def row_counts(store: Store) -> np.ndarray:
 
 def fit_encoders(schema: FeatureSchema, events: Events, part_E: np.ndarray) -> Encoders:
     """Fit every column's encoder on the training rows; an attribute counts once per training row that shows it."""
-    train_E = part_E == TRAIN
-    weights = {
-        "user": np.bincount(events.user_E[train_E], minlength=len(events.users)),
-        "item": np.bincount(events.item_E[train_E], minlength=len(events.items)),
-        "scene": train_E.astype("int64"),
-    }
+    users, items = len(events.users), len(events.items)
+    weights = _training_weights(part_E == TRAIN, events.user_E, users, events.item_E, items)
     frames = _frames(events)
     return Encoders(columns={c.name: fit_encoder(c, frames[c.role][c.name], weights[c.role]) for c in schema.columns})
+
+
+def _training_weights(
+    train_E: np.ndarray, user_E: np.ndarray, users: int, item_E: np.ndarray, items: int
+) -> dict[Role, np.ndarray]:
+    """How many training rows show each row of the table of each role."""
+    return {
+        "user": np.bincount(user_E[train_E], minlength=users),
+        "item": np.bincount(item_E[train_E], minlength=items),
+        "scene": train_E.astype("int64"),
+    }
 
 
 def _frames(events: Events) -> dict[Role, pd.DataFrame]:

@@ -3,7 +3,6 @@
 import codecs
 import datetime
 import gzip
-import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -71,7 +70,14 @@ class Table:
         if isinstance(self.path, dict) and (unknown := set(self.path) - set(SPLITS)):
             raise ValueError(f"`path` has no split {unknown.pop()!r}. Valid: {', '.join(SPLITS)}.")
         for column, pattern in self.extract.items():
-            if not _groups(pattern):
+            try:
+                found = _groups(pattern)
+            except pa.ArrowInvalid as error:
+                raise ValueError(
+                    f"`extract.{column}` must be a regular expression of RE2 with named groups only, got {pattern!r}: "
+                    f"{error}."
+                ) from None
+            if not found:
                 raise ValueError(f"`extract.{column}` needs a named group such as (?P<year>...), got {pattern!r}.")
 
     @property
@@ -87,11 +93,8 @@ class Table:
 
 
 def _groups(pattern: str) -> list[str]:
-    """The named groups of a regular expression."""
-    try:
-        return list(re.compile(pattern).groupindex)
-    except re.error as error:
-        raise ValueError(f"{pattern!r} is no regular expression: {error}.") from None
+    """The named groups of a regular expression, by the engine that runs it."""
+    return [group.name for group in pc.extract_regex(pa.array([], pa.string()), pattern).type]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,7 +161,7 @@ def read_table(table: Table, name: str, wanted: Collection[str]) -> pd.DataFrame
     frame = pd.concat(frames, ignore_index=True) if len(frames) > 1 else frames[0]
     for column in table.explode:
         if column in frame:
-            frame = _explode(frame, column, table.explode[column])
+            frame = _explode(frame, column, table)
     if frame.empty:
         raise ValueError(f"table `{name}` is empty: {table.files[0]} has no rows.")
     return frame
@@ -176,18 +179,28 @@ def _read_columns(table: Table, name: str, path: Path, wanted: list[str]) -> pa.
     content = _read_file(table, name, path, columns=source).select(source).rename_columns(plain)
     for column, made_from in table.extracted.items():
         if column in wanted:
+            if is_list(content[made_from].type):
+                raise ValueError(
+                    f"table `{name}`: `extract` needs texts, but column {made_from!r} of {path} holds lists."
+                )
             found = pc.extract_regex(content[made_from].cast(pa.string()), table.extract[made_from])
             values = pc.struct_field(found, column)
             content = content.append_column(column, pc.if_else(pc.equal(values, ""), None, values))
     return content.select(wanted)
 
 
-def _explode(frame: pd.DataFrame, column: str, sep: str) -> pd.DataFrame:
-    """One row per value of the cells of a column, which are lists or texts; empty cells stay as one row."""
+def _explode(frame: pd.DataFrame, column: str, table: Table) -> pd.DataFrame:
+    """One row per value of the cells of a column, which are lists or texts; cells without any stay as one row."""
     cells = frame[column]
     if not isinstance(cells.dtype, pd.ArrowDtype):
-        cells = cells.astype("str").str.split(sep, regex=False)
-    return frame.assign(**{column: cells}).explode(column, ignore_index=True)
+        cells = cells.astype("str").str.split(table.explode[column], regex=False)
+    rows = frame.assign(**{column: cells}).explode(column)
+    if pd.api.types.is_string_dtype(rows[column]):
+        values = rows[column].str.strip()
+        rows[column] = values.mask(values.isin(table.na))
+    present = rows[column].notna()
+    only = ~rows.index.isin(rows.index[present]) & ~rows.index.duplicated()
+    return rows[present | only].reset_index(drop=True)
 
 
 def _read_file(table: Table, name: str, path: Path, columns: Sequence[str]) -> pa.Table:
@@ -256,7 +269,7 @@ def _to_pandas(content: pa.Table) -> pd.DataFrame:
             return pd.BooleanDtype()
         if pa.types.is_integer(kind) and kind != pa.uint64():
             return pd.Int64Dtype()
-        if pa.types.is_list(kind) or pa.types.is_large_list(kind) or kind == pa.uint64():
+        if is_list(kind) or kind == pa.uint64():
             return pd.ArrowDtype(kind)
         return None
 
@@ -266,6 +279,11 @@ def _to_pandas(content: pa.Table) -> pd.DataFrame:
         if column.type != plain:
             content = content.set_column(n, column.name, content.column(n).cast(kind).cast(plain))
     return content.to_pandas(types_mapper=dtype)
+
+
+def is_list(kind: pa.DataType) -> bool:
+    """Whether a column's cells are lists."""
+    return pa.types.is_list(kind) or pa.types.is_large_list(kind)
 
 
 _INTEGER = r"^(0|-?[1-9][0-9]{0,17})$"
@@ -327,7 +345,7 @@ def as_tags(values: pd.Series, column: Column) -> pd.Series:
     cells = pa.array(values, from_pandas=True)
     if isinstance(cells, pa.ChunkedArray):
         cells = cells.combine_chunks()
-    if not (pa.types.is_list(cells.type) or pa.types.is_large_list(cells.type)):
+    if not is_list(cells.type):
         cells = pc.split_pattern(cells.cast(pa.string()), column.sep)
     tags = pc.utf8_trim_whitespace(pc.list_flatten(cells).cast(pa.string()))
     present = pc.fill_null(pc.not_equal(tags, ""), False)

@@ -197,13 +197,46 @@ def test_sampled_candidates_are_new_to_the_user_and_the_same_every_time(tiny_imp
     store = opened(tiny_implicit, tmp_path)
     queries, _, label_QC, item_QC = few(store, TEST, 4)
     assert queries.note == "[4 sampled]"
-    assert (label_QC == [1.0, 0.0, 0.0, 0.0, 0.0]).all()
+    assert (label_QC == np.where(item_QC < 0, EXCLUDED, [1.0, 0.0, 0.0, 0.0, 0.0])).all()
     met = set(zip(store.user_E.tolist(), store.item_E.tolist(), strict=True))
     for row, items in zip(queries.rows_Q, item_QC, strict=True):
         user = int(store.user_E[row])
         assert items[0] == store.item_E[row]
         assert not {(user, int(i)) for i in items[1:]} & met
     np.testing.assert_array_equal(few(store, TEST, 4)[3], item_QC)
+
+
+def test_sampled_candidates_are_all_different(tiny_implicit, tmp_path):
+    """Bug: they were drawn with replacement, so a list of 99 held fewer items; now short ones hold all there are."""
+    store = opened(tiny_implicit, tmp_path)
+    queries, *_, item_QC = few(store, TEST, 11)
+    met = {u: set(store.item_E[store.user_E == u].tolist()) for u in set(store.user_E.tolist())}
+    for row, items in zip(queries.rows_Q, item_QC, strict=True):
+        others = sorted(items[1:].tolist())
+        free = sorted(set(range(12)) - met[int(store.user_E[row])])
+        assert others == [-1] * (11 - len(free)) + free
+
+
+def test_queries_of_users_who_met_every_item_are_left_out(tiny_implicit, tmp_path, caplog):
+    """Bug: the error spoke of training rows and negatives, though the whole catalogue could be ranked."""
+    visits = {"shopper": np.repeat(["p0", "p1"], 12), "sku": [*range(100, 112)] * 2, "when": [*range(12)] * 2}
+    visits = pd.DataFrame(visits).assign(bought=1, device="desk")
+    visits.iloc[:-1].to_csv(tmp_path / "visits.csv", index=False)
+    queries = few(opened(tiny_implicit, tmp_path / "cache"), TEST, 4)[0]
+    assert len(queries.rows_Q) == 1
+    assert "1 of 2 test queries left out: their users have met every item" in caplog.text
+    visits.to_csv(tmp_path / "visits.csv", index=False)
+    store = opened(tiny_implicit, tmp_path / "cache")
+    assert len(Candidates(store, TEST).rows_Q) == 2
+    with pytest.raises(ValueError, match="the users of all 2 test queries have met every item, so there is nothing to"):
+        FewCandidates(store, TEST, 4, given=False)
+
+
+def test_training_without_any_negative_is_refused(tiny_implicit, tmp_path):
+    visits = {"shopper": "p0", "sku": [100, 101, 102], "when": range(3), "bought": 1, "device": "desk"}
+    pd.DataFrame(visits).to_csv(tmp_path / "visits.csv", index=False)
+    with pytest.raises(ValueError, match="every user is positive with all 1 items of the training rows"):
+        TrainRows(opened(tiny_implicit, tmp_path))
 
 
 def test_a_query_stands_for_every_liked_event_and_keeps_its_scene_and_history(tiny, tmp_path):
@@ -220,7 +253,7 @@ def test_a_query_stands_for_every_liked_event_and_keeps_its_scene_and_history(ti
     assert torch.equal(batch.ids_BF[:: queries.width], own.ids_BF)
 
 
-def test_given_candidates_are_used_in_the_test_and_named(tiny_implicit, tmp_path):
+def test_given_candidates_are_used_in_the_test_and_named(tiny_implicit, tmp_path, caplog):
     lists = {"p1": [100, 101, 102], "p2": [103], "stranger": [100], "p3": [999]}
     given = pd.DataFrame([(u, i) for u, items in lists.items() for i in items], columns=["shopper", "sku"])
     given.to_csv(tmp_path / "given.csv", index=False)
@@ -230,6 +263,9 @@ def test_given_candidates_are_used_in_the_test_and_named(tiny_implicit, tmp_path
     assert kept == {"user not in table `users`": 1, "item not in table `items`": 1}
     queries, _, label_QC, item_QC = few(store, TEST, 4, given=True)
     assert queries.note == "[3 given]"
+    found = len(Candidates(store, TEST).rows_Q)  # leave one out: an event a user
+    left_out = f"{found - len(queries.rows_Q)} of {found} test queries left out: their users are given no candidates"
+    assert left_out in caplog.text, "Bug: they vanished in silence."
     assert few(store, TEST, 4)[0].note == "[4 sampled]"
     name = dict(enumerate(f"p{n}" for n in range(30)))
     assert {name[int(store.user_E[row])] for row in queries.rows_Q} <= {"p1", "p2"}

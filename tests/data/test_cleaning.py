@@ -64,10 +64,11 @@ def test_duplicate_rows(load, duplicates, kept):
     assert len(events.label_E) == kept
 
 
-def test_rows_that_differ_only_in_tags_are_no_duplicates(tmp_path):
+@pytest.mark.parametrize("kind", [pa.list_(pa.string()), pa.large_list(pa.large_string())])
+def test_rows_that_differ_only_in_tags_are_no_duplicates(tmp_path, kind):
     """Bug: a list column in the behaviour table ended in an Arrow traceback."""
     path = tmp_path / "b.parquet"
-    tags = [["a"], ["a", "b"], None, ["a"]]
+    tags = pa.array([["a"], ["a", "b"], None, ["a"]], kind)
     pq.write_table(pa.table({"user": [1] * 4, "item": [2] * 4, "label": [1] * 4, "tags": tags}), path)
     columns = {"tags": {"role": "scene", "kind": "tags"}, "item": {"role": "item", "kind": "category"}}
     schema = {"user": "user", "item": "item", "columns": columns, "label": {"kind": "binary", "column": "label"}}
@@ -311,6 +312,16 @@ def test_rows_read_less_rows_dropped_are_rows_kept(tmp_path_factory, rows):
     dropped = sum(e["rows"] for e in events.report.entries if e["table"] == "behaviour" and e["action"] == "dropped")
     assert rows_of(events) == {"read": len(rows), "kept": len(rows) - dropped}
     assert events.label_E.tolist() == [float(r[2]) for r in survivors]
+
+
+def test_the_earliest_row_of_a_pair_is_chosen_among_those_with_a_valid_label(load):
+    """Bug: a first row with a wrong label cost the whole pair."""
+    events = load(behaviour=("user,item,label\n1,i1,7\n1,i1,1\n1,i1,0\n2,i1,0\n", {"duplicates": "pairs"}))
+    assert entries(events, "dropped") == {
+        ("behaviour", "label", "label is neither 0 nor 1"): 1,
+        ("behaviour", "user, item", "repeated pair (earliest kept)"): 1,
+    }
+    assert events.label_E.tolist() == [1.0, 0.0]
 
 
 def test_of_repeated_pairs_the_earliest_is_kept(tiny, tmp_path):

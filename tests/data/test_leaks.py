@@ -249,28 +249,41 @@ def once(tiny: dict, tmp_path: Path) -> dict:
     return {**tiny, "label": {"kind": "implicit"}, "split": {"by": "leave_one_out"}}
 
 
-def test_a_test_pair_in_training_is_named(once, tmp_path):
+@pytest.mark.parametrize(("earlier", "leaks"), [(1, False), (0, True), (-1, True)])
+def test_a_test_pair_in_training_is_named_unless_it_comes_later(once, tmp_path, earlier, leaks):
+    """Bug: leave one out refused a user who took an item again, though every repeat is a later event."""
     data = prepare(once, tmp_path / "honest")
     assert findings(data) == []
+    rewrite(tmp_path, lambda v: v.assign(split=np.array(["train", "valid", "test"])[data.store.part_E]))
     visits = pd.read_csv(tmp_path / "visits.csv")
     row = int(np.flatnonzero(data.store.part_E == TEST)[0])
-    append(tmp_path, **{**visits.iloc[row], "when": 0})
-    (line,) = findings(prepare(once, tmp_path / "leaky"))
-    example = f"row {row}, user {visits['shopper'][row]!r}, item {visits['sku'][row]}"
+    visit = visits.iloc[row]
+    other = {"phone": "desk", "desk": "phone"}[visit["device"]]
+    append(tmp_path, **{**visit, "when": visit["when"] - earlier, "device": other, "split": "train"})
+    lines = findings(prepare({**once, "split": {"by": "column"}}, tmp_path / "leaky"))
+    assert len(lines) == leaks
+    example = f"row {row}, user {visit['shopper']!r}, item {visit['sku']}"
     rows = f"1 of {counts(data)[1]} valid and test rows"
-    assert f"test pairs: a user and item of training in {rows} (such as {example})" in line
+    assert all(f"test pairs: a user and item of training in {rows} (such as {example})" in line for line in lines)
 
 
 def test_repeats_are_counted_for_ratings_and_are_events_of_their_own_for_binary_labels(tiny, tmp_path):
     mapping = {**tiny, "label": {"kind": "rating", "column": "bought"}, "split": {"by": "random"}}
     data = prepare(mapping, tmp_path / "cache")
-    pair_E = list(zip(data.store.user_E.tolist(), data.store.item_E.tolist(), strict=True))
-    part_E = np.asarray(data.store.part_E)
-    known = {pair for pair, part in zip(pair_E, part_E, strict=True) if part == TRAIN}
-    repeats = sum(pair in known for pair, part in zip(pair_E, part_E, strict=True) if part != TRAIN)
+    visits = pd.read_csv(tmp_path / "visits.csv").assign(train=data.store.part_E == TRAIN)
+    last = visits[visits["train"]].groupby(["shopper", "sku"])["when"].max().to_dict()
+    later = visits[~visits["train"]].itertuples()
+    repeats = sum(visit.when <= last.get((visit.shopper, visit.sku), -1) for visit in later)
     (line,) = findings(data)
     assert f"test pairs: a user and item of training in {repeats} of {counts(data)[1]} valid and test rows (" in line
     assert findings(prepare({**tiny, "split": {"by": "random"}}, tmp_path / "cache")) == []
+
+
+def test_users_may_take_items_again_where_their_last_event_is_left_out(tiny, tmp_path):
+    data = prepare({**tiny, "label": {"kind": "implicit"}, "split": {"by": "leave_one_out"}}, tmp_path / "cache")
+    key_E = data.store.user_E * 12 + data.store.item_E
+    assert np.isin(key_E[data.store.part_E == TEST], key_E[data.store.part_E == TRAIN]).any()
+    assert findings(data) == []
 
 
 @pytest.mark.parametrize("timed", [True, False])
@@ -336,10 +349,20 @@ def test_rows_that_differ_in_one_column_are_different_events(parted, tmp_path, c
     assert findings(prepare(parted, tmp_path / "cache")) == []
 
 
-def test_a_row_in_two_parts_may_be_kept_where_no_time_tells_whether_it_is_one(parted, tmp_path, caplog):
+def test_a_row_in_two_parts_may_be_kept_with_a_warning(parted, tmp_path, caplog):
     append(tmp_path, **{**pd.read_csv(tmp_path / "visits.csv").iloc[-2], "split": "test"})
     parted["tables"]["behaviour"]["duplicates"] = "keep"
-    assert findings(prepare(without_time(parted), tmp_path / "cache")) == []
-    assert "valid and test rows stand in an earlier part as well (such as row " in caplog.text
-    (line,) = findings(prepare(parted, tmp_path / "cache"))
-    assert line.startswith("duplicates: 1 of ")
+    for mapping in (without_time(parted), parted):
+        caplog.clear()
+        assert findings(prepare(mapping, tmp_path / "cache")) == []
+        assert "1 of " in caplog.text
+        assert "valid and test rows stand in an earlier part as well (such as row " in caplog.text
+
+
+@pytest.mark.parametrize("column", ["device", "notes"])
+def test_rows_with_values_unknown_to_training_are_no_duplicates(parted, tmp_path, column):
+    """Bug: the store holds one id for all rare and unseen values, so that different rows looked equal."""
+    row = pd.read_csv(tmp_path / "visits.csv").iloc[-2]
+    for part, value in (("valid", "radio"), ("test", "watch")):
+        append(tmp_path, **{**row, "split": part, column: value})
+    assert findings(prepare(parted, tmp_path / "cache")) == []

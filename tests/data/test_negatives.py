@@ -1,7 +1,7 @@
+import itertools
 from collections import Counter
 
 import numpy as np
-import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
@@ -54,5 +54,18 @@ def test_repeated_positives_count_once():
 def test_a_user_who_knows_everything_has_no_negative():
     sampler = NegativeSampler(np.array([0, 1, 1]), np.array([3, 3, 8]), users=2)
     assert sampler.has_negatives_U.tolist() == [True, False]
-    with pytest.raises(ValueError, match="every user is positive with all 2 items"):
-        NegativeSampler(np.array([1, 1]), np.array([3, 8]), users=2)
+    assert not NegativeSampler(np.array([1, 1]), np.array([3, 8]), users=2).has_negatives_U[1]
+
+
+def test_distinct_draws_are_every_set_of_free_items_equally_often():
+    """User 0 has met item 9 of 5 .. 9, so 4 are free: 6 pairs of them, or all 4 and no more."""
+    sampler = NegativeSampler(np.array([0, 1, 1, 1, 1]), np.array([9, 5, 6, 7, 8]), users=2)
+    draws = 60_000
+    item_QC = sampler.sample_distinct(np.zeros(draws, dtype="int32"), 2, np.random.default_rng(0))
+    counts = Counter(frozenset(row) for row in item_QC.tolist())
+    assert set(counts) == {frozenset(pair) for pair in itertools.combinations([5, 6, 7, 8], 2)}
+    deviation = (draws * 1 / 6 * 5 / 6) ** 0.5
+    assert all(abs(count - draws / 6) < 5 * deviation for count in counts.values())
+    for user, free in ((0, [5, 6, 7, 8]), (1, [9])):
+        (row,) = sampler.sample_distinct(np.array([user]), 6, np.random.default_rng(0)).tolist()
+        assert sorted(row) == [-1] * (6 - len(free)) + free

@@ -128,6 +128,13 @@ def test_a_standardiser_that_saw_one_percent_of_another_distribution_is_named(
     assert line.startswith(f"encoders: the standardiser of column 'paid' saw {seen} values; the {train} training rows")
 
 
+def test_a_column_that_is_mostly_missing_passes_unstandardised(tiny, tmp_path):
+    """Bug: each missing value is the mean as float32, whose rounding summed over all rows was taken for a leak."""
+    rewrite(tmp_path, lambda v: v.assign(paid=[1000.1, 1001.2, *[""] * (len(v) - 2)]))
+    tiny["columns"]["paid"] = {"role": "scene", "kind": "number", "standardise": False}
+    assert findings(opened(tiny, tmp_path / "cache")) == []
+
+
 @pytest.mark.parametrize("options", [{"kind": "number"}, {"kind": "number", "buckets": 3}])
 def test_a_constant_column_and_one_without_values_pass(tiny, tmp_path, options):
     rewrite(tmp_path, lambda v: v.assign(same=7.3, absent=np.where(v["when"] > 400, "5", "")))

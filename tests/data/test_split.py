@@ -13,7 +13,7 @@ from recsys.data.split import TEST, TRAIN, VALID, Split, split_events
 brute_force = settings(deadline=None, max_examples=80)
 
 
-def events(*, user=None, time=None, order=None, split=None):
+def events(*, user=None, item=None, time=None, order=None, split=None):
     count = next(len(v) for v in (user, time, order, split) if v is not None)
     user_E = np.zeros(count, dtype="int32") if user is None else np.array(user, dtype="int32")
     time_E = None if time is None else np.array(time, dtype="float64")
@@ -23,7 +23,7 @@ def events(*, user=None, time=None, order=None, split=None):
         items=pd.DataFrame(),
         scene=pd.DataFrame(),
         user_E=user_E,
-        item_E=np.zeros(count, dtype="int32"),
+        item_E=np.arange(count, dtype="int32") if item is None else np.array(item, dtype="int32"),
         label_E=np.ones(count, dtype="float32"),
         order_E=np.arange(count, dtype="float64") if order_E is None else order_E,
         time_E=time_E if time_E is not None or order is None else order_E,
@@ -137,6 +137,18 @@ def test_impossible_splits(split, data, message):
 def test_impossible_shares(options, message):
     with pytest.raises(ValueError, match=message):
         Split(**options)
+
+
+def test_a_draw_of_training_rows_takes_all_rows_of_a_pair():
+    """Bug: rows were drawn one by one, so the leak check found pairs of a drawn part in training and refused them."""
+    user, item = [0] * 60 + [1] * 60, [*range(20)] * 6
+    data = events(user=[*user, 2], item=[*item, 0], split=["train"] * 120 + ["test"])
+    parts = split_events(Split(by="column", valid=0.1), data)[:120]
+    of_pair = defaultdict(set)
+    for pair, part in zip(zip(user, item, strict=True), parts, strict=True):
+        of_pair[pair].add(int(part))
+    assert all(len(found) == 1 for found in of_pair.values())
+    assert (parts == VALID).sum() == 0.1 * 120  # pairs have three rows each
 
 
 def test_a_column_without_valid_gives_up_a_share_of_train():

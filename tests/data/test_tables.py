@@ -370,6 +370,27 @@ def test_explode_makes_one_row_per_value(tmp_path):
     assert rows_of(lists, ["user", "items"]) == [[1, "a"], [1, "b"], [2, "c"]]
 
 
+def test_pieces_of_a_cell_are_trimmed_and_missing_ones_left_out(tmp_path):
+    """Bug: `25, 30,,31` gave the values ' 30' and ''."""
+    path = text(tmp_path / "t.csv", 'user,items\n1,"25, 30,,31"\n2,"null, "\n3,7 \n4,\n')
+    expected = [["1", "25"], ["1", "30"], ["1", "31"], ["2", None], ["3", "7"], ["4", None]]
+    assert rows_of(Table(path=path, explode={"items": ","}), ["user", "items"]) == expected
+    parquet(tmp_path / "t.parquet", {"user": [1, 2, 3], "items": [["a ", None, "", "b"], [None, None], []]})
+    lists = Table(path=str(tmp_path / "t.parquet"), explode={"items": ""})
+    assert rows_of(lists, ["user", "items"]) == [[1, "a"], [1, "b"], [2, None], [3, None]]
+    parquet(tmp_path / "n.parquet", {"user": [1, 2], "items": [[5, None, 6], []]})
+    numbers = Table(path=str(tmp_path / "n.parquet"), explode={"items": ""})
+    assert rows_of(numbers, ["user", "items"]) == [[1, 5], [1, 6], [2, None]]
+
+
+def test_extract_from_lists_is_refused(tmp_path):
+    """Bug: it ended in an Arrow traceback."""
+    parquet(tmp_path / "t.parquet", {"id": [1], "title": [["a", "b"]]})
+    table = Table(path=str(tmp_path / "t.parquet"), extract={"title": "(?P<x>.)"})
+    with pytest.raises(ValueError, match=r"`extract` needs texts, but column 'title' of .* holds lists"):
+        rows_of(table, ["id", "x"])
+
+
 def test_a_file_of_pairs_and_lists_is_read_without_python(tmp_path):
     """The candidates of the NCF paper: the test pair in brackets, then items."""
     path = text(tmp_path / "t.negative", "(0,25)\t1064\t174\n(13,7)\t5\t6\n")
@@ -387,8 +408,11 @@ def test_a_file_of_pairs_and_lists_is_read_without_python(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"extract": {"title": "(x)"}}, "`extract.title` needs a named group"),
-        ({"extract": {"title": "(?P<x>"}}, "is no regular expression"),
+        ({"extract": {"title": "x"}}, "`extract.title` needs a named group"),
+        ({"extract": {"title": "(x)(?P<y>.)"}}, "`extract.title` must be .* named groups only, got .* unnamed groups"),
+        ({"extract": {"title": "(?P<x>"}}, "`extract.title` must be a regular expression of RE2"),
+        # Bug: Python's engine knew it, the one that reads the table did not.
+        ({"extract": {"title": "(?P<x>a(?=b))"}}, "`extract.title` must be .* invalid perl operator"),
         ({"extract": {"titel": "(?P<x>.)"}}, "`extract` or `explode` names 'titel': did you mean 'title'"),
         ({"explode": {"items": ","}}, "`extract` or `explode` names 'items'"),
     ],

@@ -1,0 +1,60 @@
+"""What the data module checks before training: that there is something to rank, and that settings are used."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from recsys.data.module import DataModule, DataSpec
+
+
+def opened(mapping: dict, cache: Path, **options: int) -> DataModule:
+    data = DataModule(DataSpec.parse(mapping), cache=cache, **options)
+    data.prepare_data()
+    data.setup()
+    return data
+
+
+@pytest.mark.parametrize(("part", "name"), [("valid", "validation"), ("test", "test")])
+def test_implicit_data_with_nothing_new_to_find_are_refused_before_training(tiny, tmp_path, part, name):
+    """Bug: without a new item in the test part, `KeyError: 'test'` came after the whole training."""
+    visits = pd.DataFrame({"shopper": "p0", "sku": range(100, 106), "when": range(6), "bought": 1, "device": "desk"})
+    visits["split"] = ["train", "train", "valid", "valid", "test", "test"]
+    visits.loc[visits["split"] == part, "sku"] = 100
+    visits.to_csv(tmp_path / "visits.csv", index=False)
+    data = opened({**tiny, "label": {"kind": "implicit"}, "split": {"by": "column"}}, tmp_path)
+    with pytest.raises(ValueError, match=f"no {name} user meets an item for the first time, so there is nothing to"):
+        data.check_evaluation()
+
+
+def test_queries_that_were_checked_are_those_that_are_ranked(tiny, tmp_path):
+    data = opened(tiny, tmp_path, candidates=3)
+    data.check_evaluation()
+    (ranked,) = [loader.dataset for loader in data.test_dataloader()[1:]]
+    assert ranked is data.test_dataloader()[1].dataset
+
+
+@pytest.mark.parametrize(
+    ("label", "options", "ignored"),
+    [
+        ({"kind": "binary", "column": "bought"}, {}, False),
+        ({"kind": "binary", "column": "bought"}, {"ranking": False}, True),
+        ({"kind": "rating", "column": "bought"}, {}, True),
+        ({"kind": "rating", "column": "bought", "positive_from": 1}, {}, False),
+    ],
+)
+def test_candidates_that_no_ranking_uses_are_named(tiny, tmp_path, caplog, label, options, ignored):
+    """Bug: `evaluation.candidates` was ignored in silence."""
+    opened({**tiny, "label": label}, tmp_path, candidates=3, **options).check_evaluation()
+    assert ("`evaluation.candidates` is ignored: the test part is not ranked" in caplog.text) is ignored
+
+
+@pytest.mark.parametrize("count", [None, 3])
+def test_a_table_of_candidates_that_no_ranking_uses_is_named(tiny, tmp_path, caplog, count):
+    """Bug: the table was ignored in silence unless `evaluation.candidates` was set."""
+    rows = {"shopper": np.repeat([f"p{n}" for n in range(30)], 12), "sku": [*range(100, 112)] * 30}
+    pd.DataFrame(rows).to_csv(tmp_path / "given.csv", index=False)
+    tiny["tables"]["candidates"] = {"path": str(tmp_path / "given.csv")}
+    opened(tiny, tmp_path, candidates=count).check_evaluation()
+    assert ("table `candidates` is ignored: set `evaluation.candidates`" in caplog.text) is (count is None)
