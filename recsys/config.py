@@ -133,6 +133,8 @@ def check(cfg: DictConfig) -> None:
             "`seeds` repeats new runs in one process; resume a single run by its checkpoint, and start "
             "several processes once per seed: -m seed=0,1,2."
         )
+    if cfg.trainer.max_epochs == 0:
+        raise ValueError("`trainer.max_epochs` must be at least 1, or -1 to train until `patience` ends it, got 0.")
     if not isinstance(cfg.save_every, int) or cfg.save_every < 1:
         raise ValueError(f"`save_every` must be an integer of at least 1 (steps), got {cfg.save_every}.")
     if not isinstance(cfg.resume, bool | str | None):

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from recsys.checkpoints import Interrupted
-from recsys.cli import go_on_in
+from recsys.cli import CONFIGS, go_on_in
 from recsys.config import build_data, build_model, build_trainer
 from recsys.data.module import DataModule
 from recsys.data.split import TEST
@@ -130,13 +130,15 @@ def summary(data: DataModule, model: Recommender, trainer: pl.Trainer) -> str:
     device = trainer.strategy.root_device
     tuned = HydraConfig.get().runtime.choices.get("tuned")
     objective = type(model.objective).__name__
+    implicit = schema.label.kind == "implicit"
+    labels = f"{schema.label.negatives} negatives each" if implicit else f"mean label {schema.label_mean:.3f}"
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
     return "\n".join(
         (
             f"data    {data.spec.name}: {store.users:,} users, {store.items:,} items; events {parts[0]:,} train, "
-            f"{parts[1]:,} valid, {parts[2]:,} test; mean label {schema.label_mean:.3f}",
+            f"{parts[1]:,} valid, {parts[2]:,} test; {labels}",
             f"model   {type(model).__name__}: {weights:,} weights, {schema.rows:,} table rows; objective {objective}"
-            + (f"; settings of configs/tuned/{tuned}.yaml" if tuned else ""),
+            + (f"; settings of configs/tuned/{tuned}.yaml" if (CONFIGS / "tuned" / f"{tuned}.yaml").is_file() else ""),
             f"device  {device.type} ({name}), {trainer.world_size} process(es), precision {trainer.precision}",
         )
     )

@@ -71,7 +71,7 @@ def test_labelled_rows_are_judged_by_activity(store, side):
 
 def test_intervals_are_named_like_the_metrics_and_hold_them(store):
     results, *_ = judged(store)
-    assert set(results.intervals) == set(results.metrics)
+    assert set(results.intervals) == {*results.metrics} - {"calibration_error"}
     for name in ("auc", "logloss", "precision", "recall", "f1"):
         low, high = results.intervals[name]
         assert low <= results.metrics[name] <= high

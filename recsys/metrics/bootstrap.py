@@ -12,9 +12,7 @@ import torch
 from torch import Tensor
 
 from recsys.metrics.classification import (
-    BINS,
     area_under_curve,
-    calibration_gaps,
     group_aucs,
     group_numbers,
     hit_ratios,
@@ -82,11 +80,11 @@ def labelled_intervals(
     seed: int = 0,
     level: float = 0.95,
 ) -> dict[str, tuple[float, float]]:
-    """Return the intervals of `auc`, `gauc`, `logloss`, `calibration_error`, `precision`, `recall` and `f1`.
+    """Return the intervals of `auc`, `gauc`, `logloss`, `precision`, `recall` and `f1`.
 
     Each is defined as the function of that name. Resamples in which a metric is undefined (AUC of one class) are left
-    out of its interval. Resampling adds noise to every bin of a calibration error, so its interval lies too high
-    where the error is small.
+    out of its interval. A calibration error has none here: resampling adds noise to each of its bins, so the
+    interval of a small error would lie above the error itself.
 
     Args:
         logit_B: scores that order the rows and meet the threshold.
@@ -116,12 +114,11 @@ def labelled_intervals(
     sum_UM = _labelled_sums(logit_B, probability_B, label_B, user_B, threshold)
 
     def metrics(weight_SU: Tensor) -> dict[str, Tensor]:
-        rows_S, loss_S, hits_S, predicted_S, actual_S, wins_S, mixed_S, *gaps = (weight_SU @ sum_UM).T
+        rows_S, loss_S, hits_S, predicted_S, actual_S, wins_S, mixed_S = (weight_SU @ sum_UM).T
         return {
             "auc": auc_of(weight_SU),
             "gauc": wins_S / mixed_S,
             "logloss": loss_S / rows_S,
-            "calibration_error": torch.stack(gaps).abs().sum(0) / rows_S,
             **hit_ratios(hits_S, predicted_S, actual_S),
         }
 
@@ -191,16 +188,14 @@ def _auc_of(score_B: Tensor, label_B: Tensor, user_B: Tensor) -> Callable[[Tenso
 
 
 def _labelled_sums(logit_B: Tensor, probability_B: Tensor, label_B: Tensor, user_B: Tensor, threshold: float) -> Tensor:
-    """Return per user rows, loss, hits, predicted, actual, AUC * rows and rows (0 of one class), gap in each bin."""
+    """Return per user rows, loss, hits, predicted, actual, AUC * rows and rows (0 of one class), float64 (U, M)."""
     logit_B, label_B = paired_binary(logit_B, label_B)
     predicted_B = logit_B >= threshold
     loss_B = row_logloss(probability_B, label_B)
     sum_UM = _user_sums([torch.ones_like(loss_B), loss_B, predicted_B * label_B, predicted_B, label_B], user_B)
     auc_U, rows_U = group_aucs(logit_B, label_B, user_B)
     mixed_U = rows_U * ~auc_U.isnan()
-    gap_B, bin_B = calibration_gaps(probability_B, label_B, BINS)
-    gap_UM = torch.bincount(user_B * BINS + bin_B, gap_B, minlength=len(auc_U) * BINS).view(-1, BINS)
-    return torch.cat([sum_UM, (auc_U.nan_to_num() * rows_U)[:, None], mixed_U[:, None], gap_UM], dim=1)
+    return torch.cat([sum_UM, (auc_U.nan_to_num() * rows_U)[:, None], mixed_U[:, None]], dim=1)
 
 
 def _user_sums(columns: Sequence[Tensor], user_B: Tensor) -> Tensor:

@@ -148,6 +148,7 @@ BAD = {
     "evaluation.monitor=acu": "did you mean 'auc'",
     "optimizer.lr=-1": "learning rate",
     "seeds=0": "`seeds` must be at least 1",
+    "trainer.max_epochs=0": "`trainer.max_epochs` must be at least 1",
     "evaluation.candidates=0": "`candidates` must be an integer of at least 1",
     "embedding_weight_decay=-1": "`embedding_weight_decay` must not be negative",
     "model.embedding_std=-1": "`embedding_std` must not be negative",

@@ -10,7 +10,6 @@ from torch import tensor
 from recsys.metrics import (
     auc,
     bootstrap,
-    calibration_error,
     gauc,
     labelled_intervals,
     logloss,
@@ -49,7 +48,6 @@ def labelled_metrics(logit_B, probability_B, label_B, user_B):
         "auc": auc(logit_B, label_B) if mixed else np.nan,
         "gauc": gauc(logit_B, label_B, user_B),
         "logloss": logloss(probability_B, label_B),
-        "calibration_error": calibration_error(probability_B, label_B),
         **precision_recall_f1(logit_B, label_B, THRESHOLD),
     }
 
