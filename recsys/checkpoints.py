@@ -1,6 +1,7 @@
 """Checkpoints from which a run goes on exactly: whole, inside an epoch too, and when a signal ends the run."""
 
 import signal
+import sys
 import threading
 from pathlib import Path
 from types import FrameType
@@ -103,6 +104,7 @@ class LastCheckpoint(Checkpoint):
     def _receive(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
         self._received = signal.Signals(number)
         signal.signal(number, signal.SIG_DFL)
+        sys.unraisablehook = _without_workers
 
     def on_train_batch_end(
         self,
@@ -180,6 +182,13 @@ class LastCheckpoint(Checkpoint):
         """Add the place to last.ckpt; other checkpoints are not taken where a run can go on."""
         if self._place is not None:
             checkpoint[PLACE_KEY] = self._place
+
+
+def _without_workers(unraisable: Any) -> None:
+    """Leave out what a loader says of a worker that ended before it; whoever ends the run ends the workers as well."""
+    error = unraisable.exc_value
+    if not (isinstance(error, RuntimeError) and "DataLoader worker" in str(error)):
+        sys.__unraisablehook__(unraisable)
 
 
 def _random_state(trainer: pl.Trainer) -> dict[str, torch.Tensor]:

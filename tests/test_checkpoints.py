@@ -2,6 +2,8 @@
 
 import contextlib
 import json
+import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -222,3 +224,24 @@ def test_the_log_of_a_resumed_run_drops_what_is_done_again(tmp_path):
     assert read_curves(path) == {"train/loss": [(0, 0.0), (0, 0.9), (1, 0.5)], "valid/auc": [(1, 0.6)]}
     MetricsLog(path).log_metrics({"epoch": 0, "train/loss": 0.25}, 0)
     assert read_curves(path) == {"train/loss": [(0, 0.25)]}
+
+
+def test_a_worker_lost_after_a_signal_leaves_no_trace(tmp_path, capsys, monkeypatch):
+    """Bug: on a loaded machine the loader ended its workers late and printed a traceback before the message."""
+    monkeypatch.setattr(sys, "unraisablehook", sys.__unraisablehook__)
+
+    class Loader:
+        def __init__(self, message: str) -> None:
+            self.message = message
+
+        def __del__(self) -> None:
+            raise RuntimeError(self.message)
+
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    LastCheckpoint(tmp_path / "last.ckpt", 1)._receive(signal.SIGTERM, None)
+    del_me = Loader("DataLoader worker (pid 7) is killed by signal: Terminated.")
+    del del_me
+    assert capsys.readouterr().err == ""
+    del_me = Loader("something else")
+    del del_me
+    assert "something else" in capsys.readouterr().err
