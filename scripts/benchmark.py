@@ -97,7 +97,7 @@ def train_epochs(model: Recommender, data: DataModule) -> float:
 def rank(model: Recommender, data: DataModule) -> float:
     """Scores per second of a full ranking of 200 users (without the sort)."""
     candidates = Candidates(data.store, TEST)
-    count = 200 * candidates.items
+    count = 200 * candidates.width
 
     def score() -> None:
         with torch.inference_mode():
