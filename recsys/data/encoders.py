@@ -63,10 +63,19 @@ class Vocabulary:
         order = sorted(totals)
         return type(self)(values=order, counts=[totals[v] for v in order], min_count=self.min_count)
 
+    @property
+    def integers(self) -> bool:
+        """Whether the values are integers; a column without any value counts as one of texts."""
+        return bool(self.values) and isinstance(self.values[0], int)
+
+    @property
+    def kept(self) -> list[str] | list[int]:
+        """The values with an id of their own, in the order of their ids, from 1 on."""
+        return [v for v, count in zip(self.values, self.counts, strict=True) if count >= self.min_count]  # type: ignore[return-value]
+
     @cached_property
     def _index(self) -> pd.Index:
-        kept = [v for v, count in zip(self.values, self.counts, strict=True) if count >= self.min_count]
-        return pd.Index(kept, dtype="Int64" if kept and isinstance(kept[0], int) else "str")
+        return pd.Index(self.kept, dtype="Int64" if self.integers else "str")
 
     @property
     def size(self) -> int:
@@ -151,6 +160,9 @@ class Standardiser:
 
 
 def _shape(values: np.ndarray, log1p: bool, clip: tuple[float, float] | None) -> np.ndarray:
+    """Values as float32, in which the exported graph takes them, then clipped and in logarithms; float64."""
+    with np.errstate(over="ignore"):
+        values = values.astype("float32").astype("float64")
     shaped = np.clip(values, *clip) if clip else values
     return np.log1p(np.maximum(shaped, 0.0)) if log1p else shaped
 
@@ -201,8 +213,9 @@ class Buckets:
             return np.empty(0)
         share = np.cumsum(self.counts) / np.sum(self.counts)
         position = np.searchsorted(share, np.arange(1, self.buckets) / self.buckets, side="right")
-        chosen = np.unique(np.array(self.values)[np.minimum(position, len(self.values) - 1)])
-        return chosen[chosen > self.values[0]]
+        chosen = np.array(self.values)[np.minimum(position, len(self.values) - 1)]
+        chosen = np.unique(chosen[chosen > self.values[0]].astype("float32"))  # as `encode` reads values
+        return chosen.astype("float64")
 
     @property
     def size(self) -> int:

@@ -8,7 +8,7 @@ from recsys.metrics.beyond_accuracy import (
     novelty,
     popularity_lift,
 )
-from recsys.metrics.bootstrap import labelled_intervals, mean_intervals, rating_intervals
+from recsys.metrics.bootstrap import auc_loss, labelled_intervals, mean_intervals, rating_intervals, rmse_loss
 from recsys.metrics.classification import (
     auc,
     best_threshold,
@@ -37,6 +37,7 @@ __all__ = [
     "LESS_IS_BETTER",
     "activity_groups",
     "auc",
+    "auc_loss",
     "average_precision_at_k",
     "best_threshold",
     "calibration_error",
@@ -60,4 +61,5 @@ __all__ = [
     "rating_intervals",
     "recall_at_k",
     "rmse",
+    "rmse_loss",
 ]

@@ -162,6 +162,74 @@ def rating_intervals(
     return _intervals(metrics, user_B, resamples=resamples, seed=seed, level=level)
 
 
+def auc_loss(
+    score_B: Tensor,
+    other_B: Tensor,
+    label_B: Tensor,
+    user_B: Tensor,
+    *,
+    resamples: int | None = None,
+    seed: int = 0,
+    level: float = 0.95,
+) -> tuple[float, float]:
+    """Return the interval of how much lower the AUC is by `other_B` than by `score_B`, on the same draws of users.
+
+    Args:
+        score_B: scores of the model to compare with.
+        other_B: scores of the other model for the same rows.
+        label_B: 0 or 1.
+        user_B: int64, whose row it is.
+        resamples: as in `labelled_intervals`.
+        seed: of the draws.
+        level: share of the resamples inside the interval, in (0, 1).
+
+    Raises:
+        ValueError: as `labelled_intervals`.
+
+    >>> from torch import tensor
+    >>> auc_loss(tensor([0.9, 0.1]), tensor([0.4, 0.6]), tensor([1, 0]), tensor([3, 3]))
+    (1.0, 1.0)
+    """
+    user_B = group_numbers(user_B, len(score_B))
+    ours, theirs = (_auc_of(score, label_B, user_B) for score in (score_B, other_B))
+    return _intervals(
+        lambda weight_SU: {"loss": ours(weight_SU) - theirs(weight_SU)},
+        user_B,
+        resamples=_affordable_resamples(len(score_B)) if resamples is None else resamples,
+        seed=seed,
+        level=level,
+    )["loss"]
+
+
+def rmse_loss(
+    score_B: Tensor,
+    other_B: Tensor,
+    label_B: Tensor,
+    user_B: Tensor,
+    *,
+    resamples: int = 500,
+    seed: int = 0,
+    level: float = 0.95,
+) -> tuple[float, float]:
+    """Return the interval of how much higher the RMSE is by `other_B` than by `score_B`, on the same draws of users.
+
+    Arguments and errors are those of `auc_loss`, with true ratings as labels.
+
+    >>> from torch import tensor
+    >>> rmse_loss(tensor([4.0, 4.0]), tensor([5.0, 3.0]), tensor([4.0, 4.0]), tensor([1, 2]))
+    (1.0, 1.0)
+    """
+    user_B = group_numbers(user_B, len(score_B))
+    squares = [(score - label).square() for score, label in (paired_float64(s, label_B) for s in (score_B, other_B))]
+    sum_UM = _user_sums([torch.ones_like(squares[0]), *squares], user_B)
+
+    def losses(weight_SU: Tensor) -> dict[str, Tensor]:
+        rows_S, ours_S, theirs_S = (weight_SU @ sum_UM).T
+        return {"loss": (theirs_S / rows_S).sqrt() - (ours_S / rows_S).sqrt()}
+
+    return _intervals(losses, user_B, resamples=resamples, seed=seed, level=level)["loss"]
+
+
 def _affordable_resamples(rows: int) -> int:
     """Return how often to resample this many rows: about `AFFORDABLE` weights in all, within 100 and 500 times.
 

@@ -1,0 +1,181 @@
+"""A trained model as ONNX cores, the part of a graph behind the raw columns: encoded batches in, scores out.
+
+Three forms: rows (a batch of events), requests (one user in one scene and N items) and the user's vector alone.
+Exported by torch's dynamo exporter, which has no fallback.
+"""
+
+import tempfile
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from torch import Tensor, nn
+from torch.export import Dim
+
+from export.builder import OPSET
+from recsys.data.batches import Batch
+from recsys.data.request import take_roles
+from recsys.models.base import Recommender
+from recsys.schema import CONTEXT, ITEM, PADDING, ROLES, FeatureSchema, Role, history_name
+
+LARGE = 1_500_000_000  # bytes of weights from which they are kept in a file of their own
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """The tensors of a batch with the columns of some roles, by the names they have in a core."""
+
+    schema: FeatureSchema
+    roles: Sequence[Role] = ROLES
+    prefix: str = ""
+
+    @property
+    def lists(self) -> list[str]:
+        """The lists of the batch: tags of these roles, and histories, which belong to the user."""
+        tags = [c.name for c in self.schema.tags if c.role in self.roles]
+        return tags + ([history_name(c.name) for c in self.schema.histories] if "user" in self.roles else [])
+
+    @property
+    def numbers(self) -> int:
+        """The number columns of these roles."""
+        return sum(c.role in self.roles for c in self.schema.numbers)
+
+    def tensors(self, batch: Batch) -> dict[str, Tensor]:
+        """The batch's tensors by name."""
+        named = {"ids": batch.ids_BF} | ({"numbers": batch.numbers_BN} if self.numbers else {})
+        named |= {name: batch.lists[name] for name in self.lists}
+        return {self.prefix + name: tensor for name, tensor in named.items()}
+
+    def batch(self, tensors: dict[str, Tensor]) -> Batch:
+        """The batch of these tensors, without labels."""
+        ids_BF = tensors[self.prefix + "ids"]
+        none = torch.zeros(ids_BF.shape[0], 0)
+        numbers_BN = tensors[self.prefix + "numbers"] if self.numbers else none
+        return Batch(ids_BF, numbers_BN, {name: tensors[self.prefix + name] for name in self.lists}, none)
+
+    def dims(self, rows: Dim | None) -> dict[str, dict[int, Dim]]:
+        """The dynamic dimensions of each tensor; without `rows` there is one row."""
+        shapes: dict[str, dict[int, Dim]] = {"ids": {}} | ({"numbers": {}} if self.numbers else {})
+        length = Dim("length", min=1)
+        shapes |= {c.name: {1: Dim(f"tags_{n}", min=1)} for n, c in enumerate(self.schema.tags) if c.name in self.lists}
+        for n, column in enumerate(self.schema.histories if "user" in self.roles else ()):
+            more = {} if column.is_field else {2: Dim(f"history_tags_{n}", min=1)}
+            shapes[history_name(column.name)] = {1: length, **more}
+        first = {} if rows is None else {0: rows}
+        return {self.prefix + name: {**first, **dims} for name, dims in shapes.items()}
+
+
+class _Form(nn.Module):
+    """A function of batches as a module over the tensors of `inputs`, in their order."""
+
+    def __init__(self, model: Recommender, compute: Callable[..., Tensor], inputs: Sequence[Inputs]) -> None:
+        super().__init__()
+        self.model, self.compute, self.inputs = model, compute, inputs
+
+    def forward(self, tensors: list[Tensor]) -> Tensor:
+        """Whatever the function returns."""
+        names = [name for part in self.inputs for name in part.dims(None)]
+        named = dict(zip(names, tensors, strict=True))
+        return self.compute(*(part.batch(named) for part in self.inputs))
+
+
+def row_core(model: Recommender) -> onnx.ModelProto:
+    """`score` (B,) of the rows of a batch."""
+    inputs = [(Inputs(model.schema), example_batch(model.schema, 3), Dim("batch", min=1))]
+    return _export(model, model.score, inputs, "score")
+
+
+def request_core(model: Recommender) -> onnx.ModelProto:
+    """`score` (N,) of N items, inputs `item/...`, for one user in one scene, inputs `context/...`."""
+    context, items = example_request(model.schema, 3)
+    inputs = [
+        (Inputs(model.schema, CONTEXT, "context/"), context, None),
+        (Inputs(model.schema, ITEM, "item/"), items, Dim("candidates", min=1)),
+    ]
+    return _export(model, model.score_candidates, inputs, "score")
+
+
+def user_core(model: Recommender) -> onnx.ModelProto:
+    """`vector` (1, K) of a separable model's user, inputs `context/...`."""
+    context, _ = example_request(model.schema, 3)
+    return _export(model, model.user_vector, [(Inputs(model.schema, CONTEXT, "context/"), context, None)], "vector")
+
+
+def _export(
+    model: Recommender, compute: Callable[..., Tensor], parts: Sequence[tuple[Inputs, Batch, Dim | None]], output: str
+) -> onnx.ModelProto:
+    model = model.to("cpu").eval()
+    form = _Form(model, compute, [inputs for inputs, _, _ in parts]).eval()
+    tensors = {n: t for inputs, batch, _ in parts for n, t in inputs.tensors(batch).items()}
+    dims = {n: d for inputs, _, rows in parts for n, d in inputs.dims(rows).items()}
+    weights = sum(w.numel() * w.element_size() for w in model.state_dict().values())
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter's internal warnings are not the user's business
+        path = Path(folder) / "core.onnx"
+        torch.onnx.export(
+            form,
+            ([tensors[name] for name in dims],),
+            path,
+            input_names=list(dims),
+            output_names=[output],
+            dynamic_shapes={"tensors": list(dims.values())},
+            opset_version=OPSET,
+            dynamo=True,
+            external_data=weights > LARGE,
+            verbose=False,
+        )
+        core = onnx.load(path)
+    read = {name for node in core.graph.node for name in node.input}
+    for unread in [i for i in core.graph.input if i.name not in read]:
+        core.graph.input.remove(unread)
+    return core
+
+
+def example_batch(schema: FeatureSchema, rows: int, length: int | None = None, *, seed: int = 0) -> Batch:
+    """Random ids inside every column's rows, with histories of `length` items (by default the schema's).
+
+    Rows of one batch differ in how many of the `length` places they fill. `length` 0 is one place of padding, the
+    form of an empty history.
+    """
+    rng = np.random.default_rng(seed)
+    if length is None:
+        length = max(2, schema.history.length) if schema.history else 0
+
+    def draw(column: str, shape: tuple[int, ...]) -> np.ndarray:
+        low = schema.offset(column)
+        return rng.integers(low, low + schema.size(column), shape)
+
+    ids_BF = np.stack([draw(c.name, (rows,)) for c in schema.fields], 1)
+    lists = {c.name: _ragged(draw(c.name, (rows, max(2, c.length))), rng) for c in schema.tags}
+    for column in schema.histories:
+        tail = () if column.is_field else (max(2, column.length),)
+        values = draw(column.name, (rows, max(1, length), *tail))
+        lists[history_name(column.name)] = _ragged(values, rng) if length else np.zeros_like(values)
+    numbers_BN = rng.standard_normal((rows, len(schema.numbers))).astype("float32")
+    return Batch(
+        torch.from_numpy(ids_BF),
+        torch.from_numpy(numbers_BN),
+        {name: torch.from_numpy(values) for name, values in lists.items()},
+        torch.zeros(rows),
+    )
+
+
+def _ragged(values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Blank a random tail of every list; the first row stays full."""
+    used = rng.integers(0, values.shape[1] + 1, len(values))
+    used[0] = values.shape[1]
+    keep = np.arange(values.shape[1]) < used[:, None]
+    return np.where(keep.reshape(*keep.shape, *(1,) * (values.ndim - 2)), values, PADDING)
+
+
+def example_request(schema: FeatureSchema, candidates: int) -> tuple[Batch, Batch]:
+    """A random user in a scene, and random items."""
+    batch = example_batch(schema, candidates)
+    first = Batch(
+        batch.ids_BF[:1], batch.numbers_BN[:1], {n: v[:1] for n, v in batch.lists.items()}, batch.label_B[:1]
+    )
+    return take_roles(first, schema, CONTEXT), take_roles(batch, schema, ITEM)

@@ -1,0 +1,106 @@
+"""Raw values as rows of the shared embedding table, inside the graph.
+
+A value outside a column's vocabulary takes the column's unseen row and a missing value `PADDING`; missing is "" for
+texts and the least int64 for integers.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import spox.opset.ai.onnx.ml.v4 as ml
+import spox.opset.ai.onnx.v20 as op
+from spox import Var
+
+from recsys.data.encoders import Buckets, Encoders, Vocabulary
+from recsys.schema import PADDING, Column, FeatureSchema
+
+MISSING_INT = int(np.iinfo("int64").min)
+SPARSE = 4  # integers are looked up in an array where their range is at most this many times their number
+
+
+class Vocabularies:
+    """The vocabularies of a schema's category and tags columns, and its buckets."""
+
+    def __init__(self, schema: FeatureSchema, encoders: Encoders) -> None:
+        self.schema, self.encoders = schema, encoders
+
+    def values(self, column: Column) -> np.ndarray:
+        """The raw values that have a row, in the order of their rows: int64, or texts."""
+        encoder = self.encoders.columns[column.name]
+        assert isinstance(encoder, Vocabulary)
+        return np.array(encoder.kept, dtype=np.int64 if encoder.integers else np.str_)
+
+    def raw_type(self, column: Column) -> type:
+        """The type of a column's raw input."""
+        encoder = self.encoders.columns[column.name]
+        if isinstance(encoder, Vocabulary):
+            return np.int64 if encoder.integers else np.str_
+        return np.float32
+
+    def missing_row(self, column: Column) -> int:
+        """The row of a missing value: that of `fill`, else the unseen row."""
+        encoder, offset = self.encoders.columns[column.name], self.schema.offset(column.name)
+        if column.fill is None:
+            return offset
+        if isinstance(encoder, Buckets):
+            return offset + int(encoder.encode(np.array([column.fill], dtype="float64"))[0])
+        assert isinstance(encoder, Vocabulary)
+        fill = pd.Series([column.fill], dtype="Int64") if encoder.integers else pd.Series([str(column.fill)])
+        return offset + int(encoder.encode(fill)[0])
+
+    def is_dense(self, column: Column) -> bool:
+        """Whether a column's values are integers that lie close together."""
+        return column.kind != "number" and is_dense(self.values(column))
+
+    def look_up(self, values: Var, column: Column) -> Var:
+        """Rows, int64, of the shape of `values`."""
+        offset = self.schema.offset(column.name)
+        return look_up(values, self.values(column), first=offset + 1, unseen=offset, missing=PADDING)
+
+    def look_up_dense(self, values_CB: Var, columns: Sequence[Column]) -> Var:
+        """The same for several dense columns at once, (C, B)."""
+        offsets = [self.schema.offset(c.name) for c in columns]
+        return _look_up_dense(values_CB, [self.values(c) for c in columns], offsets, PADDING)
+
+
+def is_dense(known: np.ndarray) -> bool:
+    """Whether values are integers that lie close together."""
+    return known.dtype == np.int64 and len(known) > 0 and int(known.max()) - int(known.min()) < SPARSE * len(known)
+
+
+def look_up(values: Var, known: np.ndarray, *, first: int, unseen: int, missing: int) -> Var:
+    """The number `first` + n where a value is `known[n]`, `unseen` where it is no known one; int64."""
+    if is_dense(known) and unseen == first - 1:
+        stacked = op.unsqueeze(op.reshape(values, op.const([-1])), op.const([0]))
+        return op.reshape(_look_up_dense(stacked, [known], [unseen], missing), op.shape(values))
+    nothing = np.array([MISSING_INT if known.dtype == np.int64 else ""], dtype=known.dtype)
+    return ml.label_encoder(
+        values,
+        keys_tensor=np.concatenate([nothing, known]),
+        values_tensor=np.concatenate([[missing], np.arange(len(known)) + first]),
+        default_tensor=np.array([unseen]),
+    )
+
+
+def _look_up_dense(values_CB: Var, known: Sequence[np.ndarray], unseen: Sequence[int], missing: int) -> Var:
+    """Numbers of stacked integers: `unseen[c]` + 1 + n where a value of row c is `known[c][n]`.
+
+    A value's distance to the least one is its place in an array of numbers; where no value between is left out, the
+    place gives the number without the array.
+    """
+    low, high = (np.array([of(k) for k in known]) for of in (np.min, np.max))
+    spans, unseen_C = high - low + 1, np.array(unseen)
+    low_C1, high_C1, unseen_C1 = (op.const(a[:, None]) for a in (low, high, unseen_C))
+    inside_CB = op.and_(op.greater_or_equal(values_CB, low_C1), op.less_or_equal(values_CB, high_C1))
+    if all((np.diff(k) == 1).all() for k in known):
+        number_CB = op.add(values_CB, op.const((unseen_C + 1 - low)[:, None]))
+    else:
+        starts = np.cumsum(spans) - spans
+        table = np.repeat(unseen_C, spans)
+        for k, start, nothing in zip(known, starts, unseen_C, strict=True):
+            table[start + k - k.min()] = nothing + 1 + np.arange(len(k))
+        place_CB = op.where(inside_CB, op.add(values_CB, op.const((starts - low)[:, None])), op.const(0))
+        number_CB = op.cast(op.gather(op.const(table.astype("int32")), place_CB), to=np.int64)
+    outside_CB = op.where(op.equal(values_CB, op.const(MISSING_INT)), op.const(missing), unseen_C1)
+    return op.where(inside_CB, number_CB, outside_CB)
