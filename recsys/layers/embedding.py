@@ -71,6 +71,7 @@ class FeatureEmbedding(nn.Module):
             self.number = nn.Parameter(torch.randn(len(schema.numbers), embedding_dim) * std)
         self.roles = [c.role for c in (*schema.fields, *schema.tags, *schema.numbers)]
         self.columns = len(self.roles)
+        self.reads = frozenset(c.name for c in schema.columns)
 
     def forward(self, batch: "Batch", roles: Sequence[Role] = ROLES) -> Tensor:
         """Vectors (B, columns, D) of all columns; of those of `roles` alone where the batch holds no others."""
@@ -112,6 +113,7 @@ class PairEmbedding(nn.Module):
         users = schema.size(schema.user)
         self.shifts = [1 - schema.offset(schema.user), 1 + users - schema.offset(schema.item)]
         self.register_buffer("shift", torch.tensor(self.shifts), persistent=False)
+        self.reads = frozenset((schema.user, schema.item))
         self.user_position = _position(schema, schema.user, CONTEXT)
         self.item_position = _position(schema, schema.item, ITEM)
         rows = 1 + users + schema.size(schema.item)
@@ -144,6 +146,7 @@ class HistoryEmbedding(nn.Module):
             raise ValueError("the model reads histories; declare `data.history` with its columns.")
         self.columns = [c.name for c in schema.histories]
         fields = [c.name for c in schema.histories if c.is_field]
+        self.reads = frozenset((*self.columns, *map(history_name, self.columns)))
         self.positions = {name: _position(schema, name, ROLES) for name in fields}
         self.item_positions = {name: _position(schema, name, ITEM) for name in fields}
 

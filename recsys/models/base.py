@@ -100,6 +100,12 @@ class Recommender(pl.LightningModule):
         return self.to_score(self(batch).float())
 
     @property
+    def reads(self) -> frozenset[str]:
+        """The columns and histories (as `history_name`) that the model's layers read."""
+        layers = [module for child in self.children() for module in child.modules()]
+        return frozenset(name for layer in layers for name in getattr(layer, "reads", ()))
+
+    @property
     def separable(self) -> bool:
         """Whether the logit is the dot product of `user_vector` and `item_vectors`."""
         return False
