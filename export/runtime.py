@@ -114,7 +114,10 @@ def _is_list(cell: Any) -> bool:
 
 
 def _missing(cell: Any) -> bool:
-    return cell is None or type(cell).__name__ in ("NAType", "NaTType") or bool(cell != cell)
+    try:
+        return cell is None or bool(cell != cell)
+    except (TypeError, ArithmeticError):  # NA of pandas, a signalling NaN of decimal
+        return True
 
 
 def _single(cells: Sequence[Any] | np.ndarray, refuse: Refuse) -> Iterator[tuple[int, Any]]:
@@ -129,10 +132,12 @@ def _single(cells: Sequence[Any] | np.ndarray, refuse: Refuse) -> Iterator[tuple
 
 def _strings(cells: Sequence[Any] | np.ndarray, refuse: Refuse) -> np.ndarray:
     """Texts as they are, anything else as its text (floats as in Python: 41.5, 42.0)."""
-    if isinstance(cells, np.ndarray) or set(map(type, cells)) != {str}:
+    cells = cells.tolist() if isinstance(cells, np.ndarray) else cells
+    if set(map(type, cells)) != {str}:
         texts = [""] * len(cells)
         for position, cell in _single(cells, refuse):
-            texts[position] = cell.decode(errors="replace") if isinstance(cell, bytes) else str(cell)
+            with contextlib.suppress(ValueError):  # an integer of thousands of digits
+                texts[position] = cell.decode(errors="replace") if isinstance(cell, bytes) else str(cell)
         cells = texts
     try:
         "".join(cells).encode()
@@ -153,8 +158,7 @@ def _integers(cells: Sequence[Any] | np.ndarray, refuse: Refuse) -> np.ndarray:
     for position, cell in _single(cells, refuse):
         if moments or isinstance(cell, datetime.date | datetime.timedelta):
             refuse(position, f"must be an integer, got the moment {cell}; give seconds (or what README.md says)")
-        number = _integer(cell)
-        numbers[position] = number if SMALLEST <= number <= GREATEST else SMALLEST
+        numbers[position] = _integer(cell)
     return numbers
 
 
@@ -162,10 +166,11 @@ def _integer(cell: Any) -> int:
     if isinstance(cell, bytes):
         cell = cell.decode(errors="replace")
     if isinstance(cell, str):
-        return int(cell) if re.fullmatch(r"0|-?[1-9][0-9]{0,18}", cell := cell.strip(), re.ASCII) else SMALLEST
+        cell = cell.strip()
+        cell = int(cell) if re.fullmatch(r"0|-?[1-9][0-9]{0,18}", cell, re.ASCII) else None
     try:
-        return int(cell) if int(cell) == cell else SMALLEST
-    except (TypeError, ValueError, OverflowError):
+        return int(cell) if SMALLEST <= cell <= GREATEST and int(cell) == cell else SMALLEST
+    except (TypeError, ArithmeticError):  # not a number
         return SMALLEST
 
 
@@ -233,8 +238,8 @@ class Bundle:
 
         Args:
             path: the folder or the .tar.gz.
-            key: 32 bytes, for an encrypted bundle; None reads the variable RECSYS_BUNDLE_KEY. Decrypted files are
-                held in memory only.
+            key: 32 bytes, for an encrypted bundle; None reads the variable RECSYS_BUNDLE_KEY where the bundle is
+                encrypted. Decrypted files are held in memory only.
             threads: of one call; 0 takes every core.
 
         Raises:
@@ -245,11 +250,16 @@ class Bundle:
             manifest = _read_manifest(folder)
             if "encryption" in manifest:
                 key = _right_key(manifest, read_key() if key is None else key)
-            _check_seal(manifest, key if "encryption" in manifest else None)
+            elif key is not None:  # a plain bundle could be anybody's
+                raise BundleError(
+                    f"{path} is not encrypted, though a key is given; load it without one if you trust it."
+                )
+            _check_seal(manifest, key)
             _check_files(folder, manifest)
-            read = _reader(folder, manifest, key)
-            names = [name for name in GRAPHS if f"{name}.onnx" in manifest["graphs"]]
-            bundle = cls({name: read.session(name, threads) for name in names}, manifest)
+            names = frozenset(manifest["files"])
+            read = _EncryptedFiles(folder, names, key) if key else _Files(folder, names)
+            graphs = [name for name in GRAPHS if f"{name}.onnx" in manifest["graphs"]]
+            bundle = cls({name: read.session(name, threads) for name in graphs}, manifest)
             sample = json.loads(read.content(SAMPLE))
         bundle.check_sample(sample)
         return bundle
@@ -410,7 +420,8 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     files, graphs = manifest.get("files"), manifest.get("graphs")
     if not isinstance(files, dict) or not isinstance(graphs, dict) or not all(map(_is_plain, files)):
         raise BundleError(f"{MANIFEST} does not name the files of a bundle; fetch the bundle again.")
-    if absent := {*graphs, SAMPLE, "recommender.onnx"} - {name.removesuffix(ENCRYPTED) for name in files}:
+    suffix = ENCRYPTED if "encryption" in manifest else ""
+    if absent := {f"{name}{suffix}" for name in (*graphs, SAMPLE, "recommender.onnx")} - set(files):
         raise BundleError(f"{MANIFEST} does not name {', '.join(sorted(absent))}; fetch the bundle again.")
     return manifest
 
@@ -496,14 +507,6 @@ class _EncryptedFiles(_Files):
         model, data = f"{graph}.onnx", f"{graph}.onnx.data"
         outside = {data: self.content(data)} if data + ENCRYPTED in self.names else None
         return open_session(self.content(model), threads, outside)
-
-
-def _reader(folder: Path, manifest: Mapping[str, Any], key: bytes | None) -> _Files:
-    names = frozenset(manifest["files"])
-    if "encryption" not in manifest:
-        return _Files(folder, names)
-    assert key is not None
-    return _EncryptedFiles(folder, names, key)
 
 
 def read_key(file: str | Path | None = None) -> bytes | None:

@@ -1,8 +1,10 @@
 """A hand-made recommender of three graphs whose scores a few lines of Python can say."""
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,7 @@ from onnx import TensorProto as T
 from onnx import helper, numpy_helper
 
 from export.bundle import write_bundle
+from export.runtime import Bundle, open_session
 
 USERS = {"ann": 0.5, "böb": -0.25, "secret-customer": 1.0}
 ITEMS = {"i1": 0.1, "i2": -0.7, "i3": 0.9, "i4": 0.3}
@@ -178,6 +181,23 @@ Write = Callable[..., Path]
 
 
 @pytest.fixture
+def toys() -> ModuleType:
+    """This file, for its tables, graphs and oracle."""
+    return sys.modules[__name__]
+
+
+def open_here(**models: onnx.ModelProto) -> Bundle:
+    """A bundle of graphs in memory."""
+    return Bundle({name: open_session(model.SerializeToString(), 1) for name, model in models.items()}, {})
+
+
+@pytest.fixture
+def bundle() -> Bundle:
+    """The three graphs without any file."""
+    return open_here(recommender=recommender(), ranker=ranker(), retriever=retriever())
+
+
+@pytest.fixture
 def graphs(tmp_path: Path) -> dict[str, Path]:
     """The three graphs as files; the ranker's tables lie outside it, under a name of their own."""
     folder = tmp_path / "graphs"
@@ -201,5 +221,15 @@ def write(tmp_path: Path, graphs: dict[str, Path]) -> Write:
 
 
 @pytest.fixture
-def bundle_folder(write: Write) -> Path:
+def folder(write: Write) -> Path:
+    """The bundle, written."""
     return write()
+
+
+KEY = bytes(range(32))
+
+
+@pytest.fixture
+def locked(write: Write) -> Path:
+    """The bundle, written with KEY."""
+    return write("locked", key=KEY)
