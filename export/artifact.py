@@ -1,5 +1,8 @@
 """From a trained model to what is served: its graphs, checked against the model, and the bundle around them."""
 
+import importlib.metadata
+import json
+import subprocess
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,8 +13,6 @@ import numpy as np
 import onnx
 import onnxruntime
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet
 import torch
 
 from export.bundle import write_bundle
@@ -19,27 +20,40 @@ from export.catalogue import Catalogue
 from export.core import request_core, row_core, user_core
 from export.graph import open_graph, ranker_graph, recommender_graph, retriever_graph, save_graph
 from export.quality import Judge
-from export.rows import RawRows
-from recsys.data.batches import make_batch
+from export.rows import RawRows, plain
+from export.verify import LABEL, measure
+from recsys.data.batches import EXCLUDED, make_batch
 from recsys.data.encoders import Encoders
+from recsys.data.module import DataModule
 from recsys.data.split import TEST
 from recsys.files import whole_file
 from recsys.models.base import Recommender
 
 TOLERANCE = 1e-5
+INT8_TOLERANCE = 0.02  # other processors round sums of integers in other places
 CHECKED_ROWS, CHECKED_REQUESTS, CANDIDATES = 2000, 20, 100
-JUDGED_ROWS = 10_000
+LABELLED_ROWS, SAMPLE_ROWS, SAMPLE_CANDIDATES = 10_000, 3, 20
 Rewrite = Callable[[onnx.ModelProto], onnx.ModelProto]
 
 
-def write_graphs(
-    model: Recommender, encoders: Encoders, items: pd.DataFrame, folder: Path, dense: Rewrite = lambda core: core
-) -> dict[str, Path]:
-    """Write the graphs of all forms that the model has to `folder`; `dense` rewrites a core, as INT8 does."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Served:
+    """A model as it is to be served: by its `encoders`, its layers rewritten by `rewrite`, under a variant's `name`."""
+
+    model: Recommender
+    encoders: Encoders
+    name: str = "float32"
+    rewrite: Rewrite | None = None
+
+
+def write_graphs(served: Served, items: pd.DataFrame, folder: Path) -> dict[str, Path]:
+    """Write the graphs of all forms that the model has to `folder`, with the cleaned `items` as their catalogue."""
+    model, encoders = served.model, served.encoders
+    rewrite = served.rewrite or (lambda core: core)
     catalogue = Catalogue.build(model.schema, encoders, items)
     graphs = {
-        "recommender": recommender_graph(dense(row_core(model)), model, encoders),
-        "ranker": ranker_graph(dense(request_core(model)), model, encoders, catalogue),
+        "recommender": recommender_graph(rewrite(row_core(model)), model, encoders),
+        "ranker": ranker_graph(rewrite(request_core(model)), model, encoders, catalogue),
     }
     if model.separable:
         graphs["retriever"] = retriever_graph(user_core(model), model, encoders, catalogue)
@@ -80,3 +94,88 @@ def _difference(model: Recommender, raw: RawRows, row_B: np.ndarray, item_B: np.
     batch = make_batch(raw.store, raw.store.user_E[row_B], item_B, row_B, np.zeros(len(row_B)))
     with torch.no_grad():
         return float(np.abs(model.score(batch).numpy() - score_B).max())
+
+
+def write_artifact(
+    served: Served,
+    raw: RawRows,
+    folder: Path,
+    *,
+    manifest: Mapping[str, Any],
+    key: bytes | None = None,
+) -> dict[str, Any]:
+    """Write the bundle of a model to `folder`, and `test_rows.parquet` beside it for whoever wants to verify it.
+
+    The graphs of an unchanged model are checked against it. `manifest` adds to what is known here. Returns what the
+    bundle's manifest says of it, with the greatest difference seen as `parity`.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as scratch:
+        graphs = write_graphs(served, raw.events.items, Path(scratch))
+        parity = check_parity(served.model, raw, graphs) if served.rewrite is None else None
+        sessions = {name: open_graph(path) for name, path in graphs.items()}
+        rows, quality = labelled_rows(raw, sessions["recommender"])
+        content = {
+            "model": type(served.model).__name__,
+            "variant": served.name,
+            "schema": served.model.schema.to_dict(),
+            "vocabularies": served.encoders.sizes(),
+            "code": code_version(),
+            "tolerance": TOLERANCE if served.rewrite is None else INT8_TOLERANCE,
+            "parity": parity,
+            "quality": quality,
+            **manifest,
+        }
+        write_bundle(folder, graphs, manifest=content, sample=sample_requests(raw, sessions), key=key)
+    with whole_file(folder.parent / "test_rows.parquet") as draft:
+        rows.to_parquet(draft)
+    return content
+
+
+def facts_of_run(data: DataModule, folder: Path) -> dict[str, Any]:
+    """What a run's folder says of its model: name and fingerprint of the data, metrics, calibration error."""
+    facts: dict[str, Any] = {"name": data.spec.name, "data": data.state}
+    if (folder / "metrics.json").is_file():
+        found = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+        facts["metrics"] = {part: found[part] for part in ("valid", "test") if part in found}
+        facts["calibration"] = found.get("test", {}).get("calibration_error")
+    return facts
+
+
+def summary(folder: Path, content: Mapping[str, Any]) -> str:
+    """A line about a bundle that was written."""
+    size = sum(file.stat().st_size for file in folder.glob("*.onnx*")) / 2**20
+    parity = content["parity"]
+    close = "" if parity is None else f", within {parity:.1e} of the model's scores"
+    return f"bundle: {folder} and {folder.name}.tar.gz ({content['variant']}, {size:.1f} MiB{close})"
+
+
+def labelled_rows(raw: RawRows, session: onnxruntime.InferenceSession) -> tuple[pd.DataFrame, dict[str, float]]:
+    """Up to 10,000 raw test rows with their labels as `scripts/verify.py` takes them, and how well they are scored."""
+    judge = Judge(raw, TEST, LABELLED_ROWS)
+    table = pd.DataFrame(plain(raw.feed(session, judge.row_B, judge.item_B))).assign(**{LABEL: judge.label.numpy()})
+    known = (judge.label != EXCLUDED).numpy()
+    score_B, label_B = (values.numpy()[known] for values in (judge.scores(session), judge.label))
+    return table[known], {"rows": len(score_B), **measure(raw.store.schema.label, score_B, label_B.astype("float64"))}
+
+
+def sample_requests(raw: RawRows, sessions: Mapping[str, onnxruntime.InferenceSession]) -> dict[str, Any]:
+    """A request to each graph, from the first test rows."""
+    row_B = np.flatnonzero(raw.store.part_E == TEST)[:SAMPLE_ROWS]
+    item_N = np.random.default_rng(0).integers(0, raw.store.items, SAMPLE_CANDIDATES)
+    sample: dict[str, Any] = {"score": plain(raw.feed(sessions["recommender"], row_B))}
+    for graph, verb, keys in (("ranker", "rank", "candidates"), ("retriever", "retrieve", "seen_items")):
+        if graph in sessions:
+            request = plain(raw.request(sessions[graph], row_B[0], item_N, 10))
+            own = {"candidates": "candidates", "seen_items": "seen"}
+            user = {name: values[0] for name, values in request.items() if name not in ("k", keys)}
+            sample[verb] = {"user": user, own[keys]: request[keys], "k": 10}
+    return sample
+
+
+def code_version() -> dict[str, str]:
+    """The version of this package, and the commit where it runs from a repository."""
+    version = {"recsys": importlib.metadata.version("recsys")}
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return version | ({"commit": done.stdout.strip()} if done.returncode == 0 else {})

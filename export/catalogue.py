@@ -31,8 +31,9 @@ class Catalogue:
         """From the cleaned items table (`Events.items`)."""
         keys = items[schema.item]
         frame = items.reindex([-1, *items.index])
-        for column in (c for c in schema.columns if c.role == "item" and c.fill is not None):
-            frame[column.name] = fill_missing(frame[column.name], column.fill)
+        for column in (c for c in schema.columns if c.role == "item"):
+            if column.fill is not None:
+                frame[column.name] = fill_missing(frame[column.name], column.fill)
         integers = isinstance(keys.dtype, pd.Int64Dtype)
         return Catalogue(
             keys=keys.to_numpy(np.int64) if integers else keys.to_numpy(np.str_),

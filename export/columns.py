@@ -77,7 +77,7 @@ class RawColumns:
         return self._in_order(fields, [*dense, *others], blocks), found
 
     def _in_order(self, fields: Sequence[Column], stacked: Sequence[Column], blocks: list[Var]) -> Var:
-        """The blocks (C, B) as (B, F), `PADDING` replaced by the row of a missing value; a column not read is missing."""
+        """The blocks (C, B) as (B, F), a missing value's row for `PADDING` and columns that are not read."""
         missing_F = np.array([self.vocabularies.missing_row(c) for c in fields], dtype="int64")
         if not blocks:
             return op.const(np.tile(missing_F, (self.rows if isinstance(self.rows, int) else 1, 1)))
@@ -126,8 +126,9 @@ class RawColumns:
         return op.transpose(op.where(known_NB, value_NB, op.const(np.array(missing_N))), perm=[1, 0])
 
     def _tags(self, column: Column) -> Var:
-        """Rows of a column's first `length` tags, (B, T), `PADDING` elsewhere; those of `fill` where there is no tag."""
-        rows_BT = _first(self.vocabularies.look_up(self._input(column, column.name, column.name), column), column.length)
+        """Rows of a column's first `length` tags, (B, T), `PADDING` elsewhere; that of `fill` where there is no tag."""
+        tags_BT = self._input(column, column.name, column.name)
+        rows_BT = _first(self.vocabularies.look_up(tags_BT, column), column.length)
         if column.fill is None:
             return rows_BT
         none_B1 = op.equal(op.reduce_max(rows_BT, op.const([1])), op.const(PADDING))

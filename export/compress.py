@@ -1,35 +1,35 @@
 """Smaller and quicker variants of a model, tried one after the other and kept or refused by what they measure."""
 
-import dataclasses
 import itertools
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from torch import Tensor
 
-from export.artifact import Rewrite
 from export.core import row_core
 from export.graph import open_graph, recommender_graph, save_graph
 from export.measure import BATCHES, measure
 from export.prune import prune_hidden
 from export.quality import Judge
-from export.quantize import int8_dense, quantize_tables
+from export.quantize import quantize_tables
 from export.rare import prune_rows
 from export.rows import RawRows
 from recsys.data.batches import Batch, Rows
 from recsys.data.encoders import Encoders
 from recsys.data.split import TRAIN, VALID
+from recsys.declare import nearest
 from recsys.models.base import Recommender
 
 log = logging.getLogger(__name__)
-Number = Literal["float32", "int8"]
-LATENCY = "p50_ms@256"
+Numbers = Literal["float32", "int8"]
+Target = Literal["latency", "size"]
+MEASURES: Mapping[str, str] = {"latency": "p50_ms@256", "size": "size_mb"}
 CALIBRATION_ROWS, BLOCK = 8192, 1024
-FineTune = Callable[[Recommender], Recommender]
+GAIN = 0.95  # a variant must need at most this share of the trained model's latency or size to be worth its loss
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,39 +43,42 @@ class Compression:
     """
 
     budget: float = 0.001
-    target: Literal["latency", "size"] = "latency"
+    target: Target = "latency"
     keep: tuple[float, ...] = (1.0, 0.5)
     min_count: tuple[int, ...] = (1,)
-    tables: tuple[Number, ...] = ("float32", "int8")
-    dense: tuple[Number, ...] = ("float32", "int8")
+    tables: tuple[Numbers, ...] = ("float32", "int8")
+    dense: tuple[Numbers, ...] = ("float32", "int8")
     epochs: int = 1
     rows: int = 50_000
 
     def __post_init__(self) -> None:
-        if not self.budget >= 0:
-            raise ValueError(f"`compress.budget` must be the loss that is allowed, at least 0, got {self.budget}.")
-        for share in self.keep:
-            if not 0 < share <= 1:
-                raise ValueError(f"`compress.keep` must be shares of the hidden units in (0, 1], got {share}.")
-        for name in ("epochs", "rows"):
-            if getattr(self, name) < (name == "rows"):
-                raise ValueError(f"`compress.{name}` must not be that small, got {getattr(self, name)}.")
-        for count in self.min_count:
-            if count < 1:
-                raise ValueError(f"`compress.min_count` must be at least 1, got {count}.")
+        rules = {
+            "budget": (self.budget >= 0, "a loss of the metric, at least 0"),
+            "target": (self.target in get_args(Target), "latency or size"),
+            "keep": (all(0 < share <= 1 for share in self.keep), "shares of the hidden units in (0, 1]"),
+            "min_count": (all(count >= 1 for count in self.min_count), "counts of at least 1"),
+            "epochs": (self.epochs >= 0, "at least 0"),
+            "rows": (self.rows >= 1, "at least 1"),
+        }
+        for name, (holds, rule) in rules.items():
+            if not holds:
+                raise ValueError(f"`compress.{name}` must be {rule}, got {getattr(self, name)!r}.")
+        for name in ("tables", "dense"):
+            for numbers in getattr(self, name):
+                if numbers not in get_args(Numbers):
+                    raise ValueError(f"`compress.{name}` got {numbers!r}: {nearest(numbers, get_args(Numbers))}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Variant:
-    """A combination, the model it makes, its row-form graph, and what was measured; `loss` with its 95% interval."""
+    """A combination and the model it makes; `path` is its row form, `loss` what it loses with its 95% interval."""
 
-    keep: float
-    min_count: int
-    tables: Number
-    dense: Number
+    keep: float = 1.0
+    min_count: int = 1
+    tables: Numbers = "float32"
+    dense: Numbers = "float32"
     model: Recommender
     encoders: Encoders
-    rewrite: Rewrite
     path: Path
     figures: Mapping[str, float]
     metrics: Mapping[str, float]
@@ -84,45 +87,95 @@ class Variant:
     @property
     def name(self) -> str:
         """What differs from the trained model."""
-        parts = [f"width x{self.keep:g}"] if self.keep < 1 else []
-        parts += [f"counts from {self.min_count}"] if self.min_count > 1 else []
-        parts += ["int8 tables"] if self.tables == "int8" else []
-        parts += ["int8 layers"] if self.dense == "int8" else []
-        return ", ".join(parts) or "float32"
+        changes = {
+            f"width x{self.keep:g}": self.keep < 1,
+            f"counts from {self.min_count}": self.min_count > 1,
+            "int8 tables": self.tables == "int8",
+            "int8 layers": self.dense == "int8",
+        }
+        return ", ".join(change for change, made in changes.items() if made) or "float32"
 
     def row(self) -> dict[str, Any]:
-        """The variant's line of a table."""
+        """Its line of a table."""
         loss, low, high = self.loss
-        return {"variant": self.name, **self.figures, **self.metrics, "loss": loss, "loss_low": low, "loss_high": high}
+        return {"variant": self.name, **self.figures, **self.metrics, "loss": loss, "interval": [low, high]}
 
 
-def try_variants(
-    settings: Compression, model: Recommender, raw: RawRows, folder: Path, fine_tune: FineTune
-) -> Iterator[Variant]:
-    """Every combination as a graph in `folder`, measured; the trained model itself comes first."""
-    judge = Judge(raw, VALID, settings.rows)
-    feed_rows = np.resize(judge.row_B, BATCHES[-1])
-    base: Tensor | None = None
-    combinations = sorted(itertools.product(settings.keep, settings.min_count), key=lambda c: (-c[0], c[1]))
-    if (1.0, 1) not in combinations:
-        combinations.insert(0, (1.0, 1))
-    narrowed: dict[float, Recommender] = {1.0: model}
-    for keep, min_count in combinations:
-        if keep not in narrowed:
-            narrowed[keep] = fine_tune(prune_hidden(model, calibration(raw), keep))
-        shorter, encoders = narrowed[keep], raw.store.encoders
-        if min_count > 1:
-            shorter, encoders = prune_rows(shorter, encoders, min_count)
-        for tables, dense in itertools.product(*(_with_float(n) for n in (settings.tables, settings.dense))):
-            ...
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trials:
+    """Tries the combinations of `settings`; `fine_tune` trains a pruned model on, graphs are written to `folder`."""
+
+    settings: Compression
+    raw: RawRows
+    folder: Path
+    fine_tune: Callable[[Recommender], Recommender]
+
+    def run(self, model: Recommender) -> Iterator[Variant]:
+        """Every variant as it is measured, the trained model itself first."""
+        judge = Judge(self.raw, VALID, self.settings.rows)
+        base: Tensor | None = None
+        for number, (keep, min_count, smaller, encoders) in enumerate(self._models(model)):
+            for tables in _choices(self.settings.tables):
+                core = row_core(quantize_tables(smaller) if tables == "int8" else smaller)
+                for dense in _choices(self.settings.dense):
+                    graph = recommender_graph(int8_layers(core) if dense == "int8" else core, smaller, encoders)
+                    path = self.folder / f"{number}-{tables}-{dense}.onnx"
+                    save_graph(graph, path, smaller)
+                    score_B = judge.scores(open_graph(path))
+                    base = score_B if base is None else base
+                    variant = Variant(
+                        keep=keep,
+                        min_count=min_count,
+                        tables=tables,
+                        dense=dense,
+                        model=smaller,
+                        encoders=encoders,
+                        path=path,
+                        figures=measure(path, self._feed(path, judge)),
+                        metrics=judge.metrics(score_B),
+                        loss=judge.loss(base, score_B),
+                    )
+                    log.info("%s: %s", variant.name, _brief(variant))
+                    yield variant
+
+    def _models(self, model: Recommender) -> Iterator[tuple[float, int, Recommender, Encoders]]:
+        """Every model in float32, the least changed first."""
+        combinations = {(1.0, 1), *itertools.product(self.settings.keep, self.settings.min_count)}
+        narrow = {1.0: model}
+        for keep, min_count in sorted(combinations, key=lambda c: (-c[0], c[1])):
+            if keep not in narrow:
+                log.info("pruning the hidden layers to %g of their units", keep)
+                narrow[keep] = self.fine_tune(prune_hidden(model, calibration(self.raw), keep))
+            encoders = self.raw.store.encoders
+            smaller = prune_rows(narrow[keep], encoders, min_count) if min_count > 1 else (narrow[keep], encoders)
+            yield keep, min_count, *smaller
+
+    def _feed(self, path: Path, judge: Judge) -> dict[str, np.ndarray]:
+        """Inputs of the greatest batch that is measured."""
+        row_B, item_B = (np.resize(positions, BATCHES[-1]) for positions in (judge.row_B, judge.item_B))
+        return self.raw.feed(open_graph(path), row_B, item_B)
 
 
-def _with_float(numbers: tuple[Number, ...]) -> list[Number]:
-    return sorted({"float32", *numbers})
+def _choices(numbers: Sequence[Numbers]) -> list[Numbers]:
+    return [n for n in get_args(Numbers) if n == "float32" or n in numbers]
+
+
+def _brief(variant: Variant) -> str:
+    shown = ("size_mb", "p50_ms@256")
+    return ", ".join(f"{name} {variant.figures[name]:.3g}" for name in shown) + f", loss {variant.loss[0]:.5f}"
 
 
 def calibration(raw: RawRows) -> list[Batch]:
-    """Some training rows, by seed 0, in batches."""
+    """Some training rows, drawn by seed 0, in batches."""
     rows = Rows(raw.store, TRAIN)
     chosen = np.random.default_rng(0).permutation(len(rows))[:CALIBRATION_ROWS]
     return [rows[chosen[start : start + BLOCK]] for start in range(0, len(chosen), BLOCK)]
+
+
+def choose(variants: Sequence[Variant], settings: Compression) -> Variant | None:
+    """The variant inside the budget with the least of the target; None when none is better than the trained model."""
+    first, *others = variants
+    measure_of = MEASURES[settings.target]
+    inside = [v for v in others if v.loss[0] <= settings.budget]
+    best = min(inside, key=lambda v: v.figures[measure_of], default=first)
+    return best if best.figures[measure_of] <= GAIN * first.figures[measure_of] else None

@@ -59,7 +59,7 @@ class Inputs:
 
     def dims(self, rows: Dim | None) -> dict[str, dict[int, Dim]]:
         """The dynamic dimensions of each tensor; without `rows` there is one row."""
-        shapes: dict[str, dict[int, Dim]] = {"ids": {}} | ({"numbers": {}} if self.numbers else {})
+        shapes: dict[str, dict[int, Dim]] = {name: {} for name in ("ids", *["numbers"] * bool(self.numbers))}
         length = Dim("length", min=1)
         shapes |= {c.name: {1: Dim(f"tags_{n}", min=1)} for n, c in enumerate(self.schema.tags) if c.name in self.lists}
         for n, column in enumerate(self.schema.histories if "user" in self.roles else ()):
@@ -175,7 +175,5 @@ def _ragged(values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 def example_request(schema: FeatureSchema, candidates: int) -> tuple[Batch, Batch]:
     """A random user in a scene, and random items."""
     batch = example_batch(schema, candidates)
-    first = Batch(
-        batch.ids_BF[:1], batch.numbers_BN[:1], {n: v[:1] for n, v in batch.lists.items()}, batch.label_B[:1]
-    )
+    first = Batch(batch.ids_BF[:1], batch.numbers_BN[:1], {n: v[:1] for n, v in batch.lists.items()}, batch.label_B[:1])
     return take_roles(first, schema, CONTEXT), take_roles(batch, schema, ITEM)

@@ -67,9 +67,7 @@ def _cut(values: Var, length: Var) -> tuple[Var, Var]:
     return op.slice(values, op.const([0]), length), op.slice(values, length, end)
 
 
-def _past_items(
-    graph: GraphBuilder, schema: FeatureSchema, catalogue: Catalogue, place_1L: Var
-) -> dict[str, Var]:
+def _past_items(graph: GraphBuilder, schema: FeatureSchema, catalogue: Catalogue, place_1L: Var) -> dict[str, Var]:
     """The histories by name: the columns of the last `length` items that are not missing."""
     assert schema.history is not None
     real_1L = op.greater_or_equal(place_1L, op.const(UNKNOWN))

@@ -3,17 +3,19 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import onnxruntime
 import pandas as pd
 
 from export.vocabularies import MISSING_INT
-from recsys.data.events import Events
+from recsys.data.events import Events, load_events
+from recsys.data.module import DataModule
 from recsys.data.store import Store
-from recsys.schema import HISTORY, Column, history_name
+from recsys.schema import HISTORY
 
-MISSING = {np.str_: "", np.int64: MISSING_INT, np.float32: np.nan}
+MISSING: dict[type, Any] = {np.str_: "", np.int64: MISSING_INT, np.float32: np.nan}
 TYPES = {"tensor(string)": np.str_, "tensor(int64)": np.int64, "tensor(float)": np.float32}
 
 
@@ -31,6 +33,12 @@ class RawRows:
                 f"the tables have changed since {self.store.folder} was encoded; train again or restore them."
             )
 
+    @staticmethod
+    def read(data: DataModule) -> "RawRows":
+        """Of the opened data, whose tables are read again."""
+        spec = data.spec
+        return RawRows(data.store, load_events(spec.tables, spec.schema, spec.split_column))
+
     def feed(
         self, session: onnxruntime.InferenceSession, row_B: np.ndarray, item_B: np.ndarray | None = None
     ) -> dict[str, np.ndarray]:
@@ -40,10 +48,10 @@ class RawRows:
     def request(
         self, session: onnxruntime.InferenceSession, row: int, candidates: np.ndarray, k: int
     ) -> dict[str, np.ndarray]:
-        """The inputs of a request-form graph: an event's user and scene, and the items at some positions."""
+        """The inputs of a request for an event's user and scene, with the items at some positions."""
         feed = {}
         for i in session.get_inputs():
-            if i.name == "candidates":
+            if i.name in ("candidates", "seen_items"):
                 feed[i.name] = self._values(self.store.schema.item, TYPES[i.type])[candidates]
             elif i.name == "k":
                 feed[i.name] = np.array([k])
@@ -67,7 +75,9 @@ class RawRows:
         start_B, stop_B = self.store.start_E[row_B], self.store.stop_E[row_B]
         at_BL = start_B[:, None] + np.arange(max(1, int((stop_B - start_B).max(initial=0))))
         real_BL = at_BL < stop_B[:, None]
-        item_BL = np.asarray(self.store.history_H)[np.where(real_BL, at_BL, 0)] if real_BL.any() else np.zeros_like(at_BL)
+        item_BL = (
+            np.asarray(self.store.history_H)[np.where(real_BL, at_BL, 0)] if real_BL.any() else np.zeros_like(at_BL)
+        )
         values = self._values(name, dtype)[item_BL]
         real = real_BL.reshape(*real_BL.shape, *(1,) * (values.ndim - 2))
         return np.where(real, values, MISSING[dtype]).astype(values.dtype)
@@ -99,8 +109,19 @@ def tag_matrix(values: pd.Series, dtype: type) -> np.ndarray:
     """A column of lists as a matrix (n, T), as wide as the longest list."""
     lists: Sequence[list | None] = values.array.__arrow_array__().to_pylist()
     width = max(1, max((len(tags) for tags in lists if tags), default=1))
-    matrix = np.full((len(lists), width), MISSING[dtype], dtype=object if dtype is np.str_ else dtype)
+    matrix: np.ndarray = np.full((len(lists), width), MISSING[dtype], dtype=object if dtype is np.str_ else dtype)
     for n, tags in enumerate(lists):
         if tags:
             matrix[n, : len(tags)] = tags
     return matrix
+
+
+def plain(feed: dict[str, np.ndarray]) -> dict[str, list]:
+    """Inputs as people write them: lists without padding, None where a value is missing."""
+    return {name: [_plain_cell(cell) for cell in values.tolist()] for name, values in feed.items()}
+
+
+def _plain_cell(cell: Any) -> Any:
+    if not isinstance(cell, list):
+        return None if cell in ("", MISSING_INT) or cell != cell else cell
+    return [value for value in map(_plain_cell, cell) if value is not None and value != []]

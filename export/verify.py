@@ -19,7 +19,7 @@ from recsys.metrics import auc, logloss, mae, rmse
 from recsys.schema import FeatureSchema, Label
 
 ROWS = 4096  # scored at once
-IMPLICIT_LABEL = "label"  # the 0/1 column of labelled rows where the data itself has only positives
+LABEL = "label"  # the column of what is learned: 0 or 1, or the rating
 QUALITY_TOLERANCE = 1e-3
 
 
@@ -55,9 +55,9 @@ def check_parity(
 def check_quality(bundle: Bundle, table: pd.DataFrame) -> list[Check]:
     """Measure a table of labelled raw rows and compare with the manifest's `quality`, metric by metric.
 
-    The table's columns are called as the inputs of recommender.onnx, the label as in the schema (`label`, holding 0
-    and 1, for implicit data). `quality` is {"rows": ..., "auc": ..., "logloss": ...} or {"rmse": ..., "mae": ...}, with
-    the `tolerance` of each (1e-3 if absent).
+    The table's columns are called as the inputs of recommender.onnx; the label is `label` (0 or 1, or the rating), or
+    the raw column that the schema names. `quality` is {"rows": ..., "auc": ..., "logloss": ...} or {"rmse": ...,
+    "mae": ...}, with the `tolerance` of each (1e-3 if absent).
 
     Raises:
         ValueError: a column is missing, a label cannot be read, or the scores are not numbers.
@@ -95,14 +95,15 @@ def score_table(bundle: Bundle, table: pd.DataFrame) -> np.ndarray:
 
 def read_label(label: Label, table: pd.DataFrame) -> np.ndarray:
     """The label float64 (B,) of a table's rows: 0 or 1, or the rating. Raises ValueError where it cannot be read."""
-    name = label.column or IMPLICIT_LABEL
+    name = LABEL if LABEL in table.columns or label.column is None else label.column
     if name not in table.columns:
         raise ValueError(f"`rows` has no label column {name!r}: {nearest(name, map(str, table.columns))}")
     value_B = pd.to_numeric(table[name], errors="coerce").to_numpy("float64", na_value=np.nan)
     if not np.isfinite(value_B).all():
         row = int(np.flatnonzero(~np.isfinite(value_B))[0])
         raise ValueError(f"`rows`: the label {name!r} of row {row} is no number, {table[name].iloc[row]!r}.")
-    return (value_B >= label.positive_from).astype("float64") if label.kind == "threshold" else value_B
+    raw = label.kind == "threshold" and name != LABEL
+    return (value_B >= label.positive_from).astype("float64") if raw else value_B
 
 
 def measure(label: Label, score_B: np.ndarray, label_B: np.ndarray) -> dict[str, float]:

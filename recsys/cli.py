@@ -29,8 +29,12 @@ from recsys.config import USER_ERRORS
 from recsys.declare import nearest
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
-TERMINATED = 128 + signal.SIGTERM
+TERMINATED, REFUSED = 128 + signal.SIGTERM, 2
 log = logging.getLogger(__name__)
+
+
+class Refused(Exception):
+    """Nothing failed, but what was asked for is not to be had; the process ends with exit code 2."""
 
 
 def launch(config_name: str, task: Callable[[DictConfig], float | None]) -> None:
@@ -51,6 +55,9 @@ def launch(config_name: str, task: Callable[[DictConfig], float | None]) -> None
             failures.append(str(error))
             complain(describe(error) + leave_folder(run_folder()))
             return None
+        except Refused as error:
+            complain(str(error))
+            sys.exit(REFUSED)
         except Interrupted as error:
             if getattr(rank_zero_only, "rank", 0) == 0:
                 complain(str(error))

@@ -18,8 +18,8 @@ from recsys.callbacks import CONFIG_KEY, CarryOrigin, MetricsLog, Progress, Thro
 from recsys.checkpoints import BestCheckpoint, LastCheckpoint, WholeCheckpoints
 from recsys.data.module import DataModule, DataSpec
 from recsys.evaluation import Evaluation, monitor_of
-from recsys.models.base import Recommender, read_checkpoint
-from recsys.schema import FeatureSchema
+from recsys.models.base import Recommender, load_model, read_checkpoint
+from recsys.schema import FeatureSchema, schema_difference
 
 USER_ERRORS = (ValueError, OSError, MisconfigurationException)
 
@@ -49,16 +49,18 @@ def build_data(cfg: DictConfig) -> DataModule:
 
 def build_model(cfg: DictConfig, schema: FeatureSchema) -> Recommender:
     """The model of `cfg.model` with the objective, optimizer and schedule of the configuration."""
-    return _make(
-        resolve(cfg.model),
-        "model",
-        schema=schema,
-        objective=_make(resolve(cfg.objective), "objective") if "objective" in cfg else None,
-        optimizer=_make(resolve(cfg.optimizer), "optimizer", _partial_=True),
-        embedding_weight_decay=cfg.embedding_weight_decay,
-        schedule=cfg.schedule,
-        warmup=cfg.warmup,
-    )
+    return _make(resolve(cfg.model), "model", schema=schema, **training_of(cfg))
+
+
+def training_of(cfg: DictConfig) -> dict[str, Any]:
+    """How the configuration trains its model, as `Recommender.set_training` takes it."""
+    return {
+        "objective": _make(resolve(cfg.objective), "objective") if "objective" in cfg else None,
+        "optimizer": _make(resolve(cfg.optimizer), "optimizer", _partial_=True),
+        "embedding_weight_decay": cfg.embedding_weight_decay,
+        "schedule": cfg.schedule,
+        "warmup": cfg.warmup,
+    }
 
 
 def build_trainer(cfg: DictConfig, kind: str, folder: Path | None = None, steps: int = 0) -> pl.Trainer:
@@ -172,3 +174,19 @@ def checkpoint_config(path: str | Path) -> DictConfig:
     if CONFIG_KEY not in content:
         raise ValueError(f"{str(path)!r} holds no configuration; it was not written by scripts/train.py.")
     return OmegaConf.create(content[CONFIG_KEY])
+
+
+def reopen(checkpoint: str | Path, cfg: DictConfig) -> tuple[DataModule, Recommender]:
+    """The data of the configuration that a checkpoint was trained with, opened, and its model.
+
+    Raises ValueError when the tables hold another schema by now.
+    """
+    data, model = build_data(cfg), load_model(checkpoint)
+    data.prepare_data()
+    data.setup()
+    if different := schema_difference(model.schema, data.schema):
+        raise ValueError(
+            f"{checkpoint} was trained on other data than {data.spec.name!r} holds ({different}); "
+            "train again, or restore the tables."
+        )
+    return data, model

@@ -38,14 +38,14 @@ from recsys.report import (
 from recsys.resume import check_resumable, find_resumption
 
 log = logging.getLogger(__name__)
-Finish = Callable[[Recommender, Path], None]
+Finish = Callable[[Recommender, DataModule, Path], None]
 console = Console(highlight=False, soft_wrap=True)
 
 
 def train(cfg: DictConfig, folder: Path, finish: Finish) -> float:
     """One run in `folder`, or in that of the run it resumes; returns the best value of the watched metric.
 
-    `finish(model, folder)` is called with the best model once its metrics are written; report.html comes last.
+    `finish(model, data, folder)` is called with the best model once its metrics are written; report.html comes last.
     """
     started = time.perf_counter()
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
@@ -80,7 +80,7 @@ def train(cfg: DictConfig, folder: Path, finish: Finish) -> float:
     metrics = evaluate(trainer, model, data)
     if trainer.is_global_zero:
         _report(cfg, folder, metrics, model, data, trainer)
-        finish(model, folder)
+        finish(model, data, folder)
         console.print(f"report: {write_page(folder)}")  # the last file, by which a run counts as finished
         console.print(f"run folder: {folder}   ({time.perf_counter() - started:.0f} s)")
     return float(checkpoint.best_model_score)
@@ -102,6 +102,17 @@ def train_seeds(cfg: DictConfig, folder: Path, finish: Finish) -> float:
     console.print(seeds_table(f"{cfg.data.name}, {len(seeds)} seeds", mean, std))
     console.print(f"report: {write_comparison(folders, folder / 'report.html')}")
     return statistics.mean(best)
+
+
+def fine_tune(model: Recommender, data: DataModule, cfg: DictConfig, epochs: int) -> Recommender:
+    """Train a model on for some epochs, on one device and without validation, and return it in evaluation mode."""
+    if not epochs:
+        return model.eval()
+    short = OmegaConf.merge(cfg, {"trainer": {"max_epochs": epochs, "limit_val_batches": 0}})
+    pl.seed_everything(cfg.seed, workers=True, verbose=False)
+    trainer = build_trainer(short, model.schema.label.kind)  # type: ignore[arg-type]
+    trainer.fit(model, datamodule=data)
+    return model.cpu().eval()
 
 
 def _over_runs(runs: list[dict[str, Any]], of: Callable[[list[float]], float]) -> dict[str, dict[str, float]]:

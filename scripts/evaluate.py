@@ -9,12 +9,10 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from recsys.cli import launch
-from recsys.config import build_data, build_trainer, checkpoint_config
+from recsys.config import build_trainer, checkpoint_config, reopen
 from recsys.data.split import TEST
 from recsys.evaluation import best_possible, evaluate
-from recsys.models.base import load_model
 from recsys.report import metrics_table, write_json
-from recsys.schema import schema_difference
 
 
 def evaluate_checkpoint(cfg: DictConfig) -> None:
@@ -23,16 +21,8 @@ def evaluate_checkpoint(cfg: DictConfig) -> None:
     trained.trainer = cfg.trainer
     if cfg.batch_size is not None:
         trained.evaluation.batch_size = cfg.batch_size
-    data = build_data(trained)
-    model = load_model(cfg.checkpoint)
+    data, model = reopen(cfg.checkpoint, trained)
     trainer = build_trainer(trained, model.schema.label.kind)
-    data.prepare_data()
-    data.setup()
-    if different := schema_difference(model.schema, data.schema):
-        raise ValueError(
-            f"{cfg.checkpoint} was trained on other data than {data.spec.name!r} holds ({different}); "
-            "train again, or restore the tables."
-        )
     metrics = evaluate(trainer, model, data)
     best = best_possible(data, TEST)
     Console(highlight=False).print(metrics_table(f"{type(model).__name__} on {data.spec.name}", metrics, best))

@@ -1,6 +1,8 @@
-"""Write a checkpoint as one ONNX graph: python scripts/export.py checkpoint=outputs/.../checkpoints/best.ckpt"""
+"""Write a checkpoint as a bundle for serving: python scripts/export.py checkpoint=.../best.ckpt compress=default"""
 
+import functools
 import sys
+import tempfile
 from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # not scripts/, whose export.py would hide export/
@@ -8,22 +10,50 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])  # not scripts/, whose ex
 from omegaconf import DictConfig
 from rich.console import Console
 
-from export.graph import export_graph
-from recsys.cli import launch
-from recsys.models.base import load_model
+from export.artifact import Served, facts_of_run, summary, write_artifact
+from export.compress import Compression, Trials, choose
+from export.quantize import cpu_features
+from export.report import report_variants
+from export.rows import RawRows
+from export.runtime import read_key
+from recsys.cli import Refused, launch
+from recsys.config import checkpoint_config, reopen, resolve, training_of
+from recsys.declare import declare
+from recsys.training import fine_tune
+
+console = Console(highlight=False, soft_wrap=True)
 
 
 def export_checkpoint(cfg: DictConfig) -> None:
-    """Export to `output` (by default model.onnx in the run's folder) and say how close the scores are."""
-    model = load_model(cfg.checkpoint)
-    path = Path(cfg.output) if cfg.output else Path(cfg.checkpoint).parents[1] / "model.onnx"
-    if path.suffix != ".onnx":
-        raise ValueError(f"`output` must end in .onnx, got {str(path)!r}.")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    difference = export_graph(model, path)
-    size = path.stat().st_size / 2**20
-    text = f"{path}: {size:.1f} MiB, within {difference:.1e} of the model's scores"
-    Console(highlight=False, soft_wrap=True).print(text)
+    """Write the float bundle; with `compress`, that of the best smaller variant instead, where one is good enough."""
+    settings = declare(Compression, resolve(cfg.compress), "compress") if "compress" in cfg else None
+    key = read_key(cfg.key_file) if cfg.encrypt else None
+    run = Path(cfg.checkpoint).parents[1]
+    trained = checkpoint_config(cfg.checkpoint)
+    trained.trainer = cfg.trainer
+    data, model = reopen(cfg.checkpoint, trained)
+    raw = RawRows.read(data)
+    facts = facts_of_run(data, run)
+    served = Served(model=model, encoders=data.store.encoders)
+    if settings is None:
+        folder = Path(cfg.output or run / "bundle")
+        console.print(summary(folder, write_artifact(served, raw, folder, manifest=facts, key=key)))
+        return
+    console.print(f"processor: {', '.join(cpu_features()) or 'unknown'}")
+    model.set_training(**training_of(trained))
+    tune = functools.partial(fine_tune, data=data, cfg=trained, epochs=settings.epochs)
+    with tempfile.TemporaryDirectory(dir=run) as scratch:
+        variants = list(Trials(settings=settings, raw=raw, folder=Path(scratch), fine_tune=tune).run(model))
+    chosen = choose(variants, settings)
+    report_variants(run, variants, chosen, settings, raw)
+    if chosen is None:
+        raise Refused(
+            f"no variant is better by {settings.target} and loses at most {settings.budget:g} of the metric; the float "
+            "bundle stays. Allow more by compress.budget, or try more by compress.keep and compress.min_count."
+        )
+    folder = Path(cfg.output or run / "compressed")
+    content = write_artifact(chosen.served, raw, folder, manifest={**facts, "variants": [v.row() for v in variants]}, key=key)
+    console.print(summary(folder, content))
 
 
 if __name__ == "__main__":

@@ -7,9 +7,11 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])  # not scripts/, whose ex
 
 from omegaconf import DictConfig
 
-from export.graph import export_graph
+from export.artifact import Served, facts_of_run, summary, write_artifact
+from export.rows import RawRows
 from recsys.cli import launch, run_folder
 from recsys.config import check
+from recsys.data.module import DataModule
 from recsys.models.base import Recommender
 from recsys.training import console, train, train_seeds
 
@@ -18,11 +20,11 @@ def main(cfg: DictConfig) -> float:
     """One run, or one per seed; returns the best value of the watched validation metric."""
     check(cfg)
 
-    def finish(model: Recommender, folder: Path) -> None:
+    def finish(model: Recommender, data: DataModule, folder: Path) -> None:
         if cfg.export:
-            difference = export_graph(model, folder / "model.onnx")
-            size = (folder / "model.onnx").stat().st_size / 2**20
-            console.print(f"model.onnx: {size:.1f} MiB, within {difference:.1e} of the model's scores")
+            served = Served(model=model, encoders=data.store.encoders)
+            content = write_artifact(served, RawRows.read(data), folder / "bundle", manifest=facts_of_run(data, folder))
+            console.print(summary(folder / "bundle", content))
 
     return (train if cfg.seeds == 1 else train_seeds)(cfg, run_folder(), finish)
 

@@ -60,12 +60,12 @@ class Recommender(pl.LightningModule):
                 own = inspect.signature(type(self).__init__).parameters
                 names = {*own, *Training.__annotations__} - {"self", "training"}
                 raise TypeError(f"{type(self).__name__} has no keyword {name!r}: {nearest(name, names)}")
-        self._set_training(**training)
+        self.set_training(**training)
         mean, rating = self.schema.label_mean, self.schema.label.kind == "rating"
         clipped = min(max(mean, 1e-6), 1 - 1e-6)
         self.bias = nn.Parameter(torch.tensor(mean if rating else math.log(clipped / (1 - clipped))))
 
-    def _set_training(
+    def set_training(
         self,
         *,
         objective: Objective | None = None,
@@ -74,6 +74,7 @@ class Recommender(pl.LightningModule):
         schedule: Schedule = "constant",
         warmup: float = 0.0,
     ) -> None:
+        """Say how the model is to be trained from here on (see `Training`). Raises ValueError where it does not fit."""
         kind = self.schema.label.kind
         self.objective = objective or (SquaredError() if kind == "rating" else Logistic())
         if kind not in self.objective.kinds:

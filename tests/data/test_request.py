@@ -2,7 +2,7 @@
 
 import torch
 
-from export.graph import example_batch
+from export.core import example_batch
 from recsys.data.request import join, split, take_roles
 from recsys.schema import ITEM
 

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from export.graph import example_batch
+from export.core import example_batch
 from recsys.data.request import take_roles
 from recsys.layers.attention import LocalActivationUnit
 from recsys.layers.embedding import FeatureEmbedding, PairEmbedding, Table

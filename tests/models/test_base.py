@@ -7,7 +7,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from export.graph import example_batch
+from export.core import example_batch
 from recsys.models.base import learning_rate_factor, load_model
 from recsys.models.din import DIN
 from recsys.models.mf import MF

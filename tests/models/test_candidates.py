@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from export.graph import example_batch
+from export.core import example_batch
 from recsys.data.request import join, split
 from recsys.models.base import Recommender
 from recsys.models.deepfm import DeepFM
