@@ -172,50 +172,62 @@ def test_a_graph_that_cannot_answer_is_refused(write, toys, graphs, tmp_path):
     assert names(tmp_path) == ["graphs"]
 
 
-def flip(path: Path, place: float = 0.5) -> None:
+def flip(path: Path) -> None:
+    """Change one bit in the middle of a file."""
     content = bytearray(path.read_bytes())
-    content[int(place * (len(content) - 1))] ^= 1
+    content[len(content) // 2] ^= 1
     path.write_bytes(content)
 
 
+DAMAGES = {
+    "flipped": flip,
+    "truncated": lambda path: path.write_bytes(path.read_bytes()[:-1]),
+    "empty": lambda path: path.write_bytes(b""),
+    "missing": lambda path: path.unlink(),
+}
+
+
 @pytest.mark.parametrize("name", sorted({*FILES, *LOCKED}))
-@pytest.mark.parametrize("damage", ["flipped", "truncated", "missing", "empty", "of another bundle"])
-def test_every_file_that_is_not_as_written_is_refused_by_name(request, write, toys, name, damage):
-    locked = name not in FILES
-    folder = request.getfixturevalue("locked" if locked else "folder")
-    key = toys.KEY if locked else None
-    path = folder / name
-    if damage == "flipped":
-        flip(path)
-    elif damage == "truncated":
-        path.write_bytes(path.read_bytes()[:-1])
-    elif damage == "missing":
-        path.unlink()
-    elif damage == "empty":
-        path.write_bytes(b"")
-    else:
-        items = {**toys.SAMPLE["score"], "item": ["i2", "i2"]}
-        other = {**toys.MANIFEST, "name": "other"}
-        graphs = {"recommender": toys.recommender(0.5), "ranker": toys.ranker(), "retriever": toys.retriever()}
-        places = {n: folder.parent / f"{n}-other.onnx" for n in graphs}
-        for n, graph in graphs.items():
-            graph.producer_name = "another"
-            if n == "ranker":
-                graph.graph.initializer[1].raw_data = bytes(20)
-                onnx.save(graph, places[n], save_as_external_data=True, location="other.bin", size_threshold=45)
-            else:
-                onnx.save(graph, places[n])
-        sample = {**toys.SAMPLE, "score": items}
-        foreign = write("other", manifest=other, sample=sample, graphs=places, key=key)
-        if name == "runtime.py":
-            (foreign / name).write_text("another version")
-        if name == "manifest.json" and not locked:  # a whole manifest, but of other files
-            name = "README.md"
-        shutil.copy(foreign / path.name, path)
-    if name == "manifest.json" and damage == "of another bundle":
-        name = "README.md"
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_file_is_refused_by_name(request, toys, name, damage):
+    whole = name in FILES
+    folder = request.getfixturevalue("folder" if whole else "locked")
+    DAMAGES[damage](folder / name)
     with pytest.raises(BundleError, match=re.escape(name)):
-        Bundle.load(folder, key)
+        Bundle.load(folder, None if whole else toys.KEY)
+
+
+@pytest.fixture
+def others(write, toys, tmp_path) -> dict[bool, Path]:
+    """A bundle of which every file differs, plain (False) and encrypted with the same key (True)."""
+    places = {name: tmp_path / "graphs" / f"other-{name}.onnx" for name in ("recommender", "ranker", "retriever")}
+    graphs = {"recommender": toys.recommender(0.5), "ranker": toys.ranker(), "retriever": toys.retriever()}
+    for name, graph in graphs.items():
+        graph.producer_name = "another"
+        external = {"save_as_external_data": True, "location": "other.bin", "size_threshold": 45}
+        table = next(tensor for tensor in graph.graph.initializer if tensor.name == "users")
+        table.raw_data = bytes(len(table.raw_data))
+        onnx.save(graph, places[name], **(external if name == "ranker" else {}))
+    changed = {"graphs": places, "manifest": {**toys.MANIFEST, "name": "other"}}
+    found = {locked: write(f"other-{locked}", **changed, key=toys.KEY if locked else None) for locked in (False, True)}
+    for folder in found.values():
+        (folder / "runtime.py").write_text("of another version")
+    return found
+
+
+@pytest.mark.parametrize("name", sorted({*FILES, *LOCKED} - {"manifest.json"}))
+def test_a_file_of_another_bundle_is_refused_by_name(request, others, toys, name):
+    whole = name in FILES
+    folder = request.getfixturevalue("folder" if whole else "locked")
+    shutil.copy(others[not whole] / name, folder / name)
+    with pytest.raises(BundleError, match=re.escape(name)):
+        Bundle.load(folder, None if whole else toys.KEY)
+
+
+def test_the_manifest_of_another_bundle_fits_no_file(folder, others):
+    shutil.copy(others[False] / "manifest.json", folder / "manifest.json")
+    with pytest.raises(BundleError, match=r"README\.md"):
+        Bundle.load(folder)
 
 
 def test_every_flipped_byte_of_a_manifest_is_noticed(folder):
