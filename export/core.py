@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from export.builder import OPSET
+from export.fold import fold_weights
 from recsys.data.batches import Batch
-from recsys.data.request import take_roles
+from recsys.data.request import split
 from recsys.models.base import Recommender
 from recsys.schema import CONTEXT, ITEM, PADDING, ROLES, FeatureSchema, Role, history_name
 
@@ -91,7 +92,7 @@ def row_core(model: Recommender) -> onnx.ModelProto:
 
 def request_core(model: Recommender) -> onnx.ModelProto:
     """`score` (N,) of N items, inputs `item/...`, for one user in one scene, inputs `context/...`."""
-    context, items = example_request(model.schema, 3)
+    context, items = split(example_batch(model.schema, 3), model.schema)
     inputs = [
         (Inputs(model.schema, CONTEXT, "context/"), context, None),
         (Inputs(model.schema, ITEM, "item/"), items, Dim("candidates", min=1)),
@@ -101,7 +102,7 @@ def request_core(model: Recommender) -> onnx.ModelProto:
 
 def user_core(model: Recommender) -> onnx.ModelProto:
     """`vector` (1, K) of a separable model's user, inputs `context/...`."""
-    context, _ = example_request(model.schema, 3)
+    context, _ = split(example_batch(model.schema, 3), model.schema)
     return _export(model, model.user_vector, [(Inputs(model.schema, CONTEXT, "context/"), context, None)], "vector")
 
 
@@ -112,27 +113,34 @@ def _export(
     form = _Form(model, compute, [inputs for inputs, _, _ in parts]).eval()
     tensors = {n: t for inputs, batch, _ in parts for n, t in inputs.tensors(batch).items()}
     dims = {n: d for inputs, _, rows in parts for n, d in inputs.dims(rows).items()}
-    weights = sum(w.numel() * w.element_size() for w in model.state_dict().values())
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's internal warnings are not the user's business
-        path = Path(folder) / "core.onnx"
-        torch.onnx.export(
+        program = torch.onnx.export(
             form,
             ([tensors[name] for name in dims],),
-            path,
             input_names=list(dims),
             output_names=[output],
             dynamic_shapes={"tensors": list(dims.values())},
             opset_version=OPSET,
             dynamo=True,
-            external_data=weights > LARGE,
             verbose=False,
         )
-        core = onnx.load(path)
+    assert program is not None
+    fold_weights(program)
+    core = _as_proto(program)
     read = {name for node in core.graph.node for name in node.input}
     for unread in [i for i in core.graph.input if i.name not in read]:
         core.graph.input.remove(unread)
     return core
+
+
+def _as_proto(program: torch.onnx.ONNXProgram) -> onnx.ModelProto:
+    """The exported model in memory; a file serves where it is too large for one message."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "core.onnx"
+        weights = program.model.graph.initializers.values()
+        program.save(path, external_data=sum(w.const_value.nbytes for w in weights if w.const_value) > LARGE)
+        return onnx.load(path)
 
 
 def example_batch(schema: FeatureSchema, rows: int, length: int | None = None, *, seed: int = 0) -> Batch:
@@ -170,10 +178,3 @@ def _ragged(values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     used[0] = values.shape[1]
     keep = np.arange(values.shape[1]) < used[:, None]
     return np.where(keep.reshape(*keep.shape, *(1,) * (values.ndim - 2)), values, PADDING)
-
-
-def example_request(schema: FeatureSchema, candidates: int) -> tuple[Batch, Batch]:
-    """A random user in a scene, and random items."""
-    batch = example_batch(schema, candidates)
-    first = Batch(batch.ids_BF[:1], batch.numbers_BN[:1], {n: v[:1] for n, v in batch.lists.items()}, batch.label_B[:1])
-    return take_roles(first, schema, CONTEXT), take_roles(batch, schema, ITEM)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pandas as pd
 import pytest
 import pytorch_lightning as pl
@@ -15,8 +16,7 @@ import torch
 from hydra.utils import get_class, instantiate
 from omegaconf import OmegaConf
 
-from export.fold import fold_weights
-from export.graph import clamp, example_batch, export_graph, open_graph, run_graph
+from export.core import Inputs, example_batch, request_core, row_core
 from recsys.data.batches import EXCLUDED, Batch, Candidates
 from recsys.data.module import DataModule, DataSpec
 from recsys.data.request import join, split
@@ -24,7 +24,7 @@ from recsys.data.split import TEST
 from recsys.models.base import Recommender, load_model
 from recsys.models.mf import MF
 from recsys.models.objectives import BPR, Logistic, Objective, SampledSoftmax
-from recsys.schema import FeatureSchema
+from recsys.schema import CONTEXT, ITEM, FeatureSchema
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 MODELS = sorted(path.stem for path in (CONFIGS / "model").glob("*.yaml"))
@@ -172,28 +172,21 @@ def test_checkpoint_round_trip_without_pickled_code(build, schema, tmp_path):
     assert torch.equal(again.score(batch), model.score(batch))
 
 
-def test_onnx_parity(build, schema, tmp_path):
-    model = stir(build(schema))
-    assert export_graph(model, tmp_path / "model.onnx") <= 1e-5
-    session = open_graph(tmp_path / "model.onnx")
-    for count in (1, 3, 64):
-        batch = example_batch(schema, rows=count, length=6, seed=count, outside=True)
-        expected = model.score(clamp(schema, batch)).detach().numpy()
-        np.testing.assert_allclose(run_graph(session, batch), expected, atol=1e-5, rtol=0)
+def run_core(core: onnx.ModelProto, *parts: tuple[Inputs, Batch]) -> np.ndarray:
+    session = onnxruntime.InferenceSession(core.SerializeToString(), providers=["CPUExecutionProvider"])
+    wanted = {i.name for i in session.get_inputs()}
+    named = {name: tensor for inputs, batch in parts for name, tensor in inputs.tensors(batch).items()}
+    return session.run(None, {name: tensor.numpy() for name, tensor in named.items() if name in wanted})[0]
 
 
-def test_onnx_graph_sends_ids_outside_the_tables_to_unseen(build, schema, tmp_path):
+def test_the_row_form_is_the_model(build, schema):
     model = stir(build(schema))
-    export_graph(model, tmp_path / "model.onnx")
-    session = open_graph(tmp_path / "model.onnx")
-    batch = example_batch(schema, rows=4, length=2)
-    unseen = batch.ids_BF.clone()
-    unseen[:, 0] = schema.offset("user")
-    expected = run_graph(session, dataclasses.replace(batch, ids_BF=unseen))
-    for wild in (-1, 0, schema.offset("user") + schema.size("user"), 2**60, -(2**60)):
-        ids = batch.ids_BF.clone()
-        ids[:, 0] = wild
-        np.testing.assert_array_equal(run_graph(session, dataclasses.replace(batch, ids_BF=ids)), expected)
+    core = row_core(model)
+    assert {node.op_type for node in core.graph.node}.isdisjoint(("EmbeddingBag", "Loop", "If", "SequenceConstruct"))
+    for count, length in ((1, 0), (2, 1), (7, 6), (512, 6), (3, 9)):
+        batch = example_batch(schema, rows=count, length=length, seed=count)
+        found_B = run_core(core, (Inputs(schema), batch))
+        np.testing.assert_allclose(found_B, model.score(batch).detach().numpy(), atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize(("count", "length"), [(1, 0), (1, 4), (50, 0), (50, 6)])
@@ -230,58 +223,16 @@ def test_separable_models_score_by_a_dot_product(build, every_role):
     torch.testing.assert_close((item_NK * user_1K).sum(1), logit_N, atol=1e-5, rtol=0)
 
 
-class RequestGraph(torch.nn.Module):
-    """The request form behind flat tensors."""
-
-    def __init__(self, model: Recommender) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, tensors: list[list[torch.Tensor]], lists: list[dict[str, torch.Tensor]]) -> torch.Tensor:
-        parts = [Batch(ids, numbers, some, ids[:, 0]) for (ids, numbers), some in zip(tensors, lists, strict=True)]
-        return self.model.score_candidates(*parts)
-
-
-def export_request(model: Recommender, path: Path) -> None:
-    """One context row, any number of items, any length of history."""
-    parts = split(example_batch(model.schema, rows=3, length=4), model.schema)
-    count, length = torch.export.Dim("count", min=1), torch.export.Dim("length", min=1)
-    shapes = (
-        [[{}, {}], [{0: count}, {0: count}]],
-        [
-            {name: {1: length} if name.startswith("history.") else {} for name in parts[0].lists},
-            {name: {0: count} for name in parts[1].lists},
-        ],
-    )
-    program = torch.onnx.export(
-        RequestGraph(model).eval(),
-        ([[p.ids_BF, p.numbers_BN] for p in parts], [p.lists for p in parts]),
-        input_names=["ids", "numbers", "item ids", "item numbers", *parts[0].lists, *parts[1].lists],
-        output_names=["score"],
-        dynamic_shapes=shapes,
-        opset_version=20,
-        dynamo=True,
-        verbose=False,
-    )
-    fold_weights(program)
-    program.save(path, external_data=False)
-
-
-def test_the_request_form_is_one_graph_that_cuts_no_weights(model_class, every_role, tmp_path):
-    model = stir(model_class(every_role))
-    export_request(model, tmp_path / "request.onnx")
-    graph = onnx.load(tmp_path / "request.onnx").graph
-    constants = {tensor.name for tensor in graph.initializer}
-    assert [node.op_type for node in graph.node if constants.issuperset(node.input)] == []
-    session = open_graph(tmp_path / "request.onnx")
-    wanted = {i.name for i in session.get_inputs()}
+def test_the_request_form_is_the_model_and_cuts_no_weights(build, every_role):
+    model = stir(build(every_role))
+    core = request_core(model)
+    constants = {tensor.name for tensor in core.graph.initializer}
+    assert [node.op_type for node in core.graph.node if constants.issuperset(node.input)] == []
     for count, length in ((1, 0), (2, 1), (50, 6)):
         context, items = split(example_batch(every_role, rows=count, length=length, seed=count), every_role)
-        feeds = {"ids": context.ids_BF, "numbers": context.numbers_BN, **context.lists, **items.lists}
-        feeds |= {"item ids": items.ids_BF, "item numbers": items.numbers_BN}
-        (score_N,) = session.run(None, {name: value.numpy() for name, value in feeds.items() if name in wanted})
+        parts = (Inputs(every_role, CONTEXT, "context/"), context), (Inputs(every_role, ITEM, "item/"), items)
         expected_N = model.score(join(context, items, every_role)).detach().numpy()
-        np.testing.assert_allclose(score_N, expected_N, atol=1e-5, rtol=0)
+        np.testing.assert_allclose(run_core(core, *parts), expected_N, atol=1e-5, rtol=0)
 
 
 def test_misspelt_keyword_is_refused_by_name(model_class, schema):
