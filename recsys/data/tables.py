@@ -3,10 +3,12 @@
 import codecs
 import datetime
 import gzip
+import io
+import zipfile
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, get_args
+from typing import IO, Literal, cast, get_args
 
 import numpy as np
 import pandas as pd
@@ -28,7 +30,8 @@ class Table:
     """Where a table lies and how it is written.
 
     `path` is one file, a list of files, or one file per split (`{train: ..., valid: ..., test: ...}`). Files that
-    end in `.parquet` are Parquet, all others text, `.gz` compressed. Without a `header`, `names` lists the columns.
+    end in `.parquet` are Parquet, all others text, `.gz` compressed. `member` names the text file to read inside
+    `.zip` files. Without a `header`, `names` lists the columns.
     White space around a text cell is no part of it. Where quotes mean nothing, set `quote` to an empty text.
     `rename` maps the file's column names to the names used in the configuration; `na` lists the texts that
     mean "missing". `key` is the column of an items, users or scenes table that the behaviour table refers to;
@@ -41,6 +44,7 @@ class Table:
     """
 
     path: str | tuple[str, ...] | dict[str, str]
+    member: str | None = None
     key: str | None = None
     sep: str = ","
     quote: str = '"'
@@ -67,6 +71,12 @@ class Table:
             raise ValueError(f"`encoding` must be one that Python knows, got {self.encoding!r}.") from None
         if not self.files:
             raise ValueError("`path` must name at least one file.")
+        for path in self.files:
+            if (path.suffix == ".zip") != (self.member is not None):
+                raise ValueError(
+                    "`member` names the file to read inside a .zip file, and every .zip file needs one: "
+                    f"got path {str(path)!r} and member {self.member!r}."
+                )
         if isinstance(self.path, dict) and (unknown := set(self.path) - set(SPLITS)):
             raise ValueError(f"`path` has no split {unknown.pop()!r}. Valid: {', '.join(SPLITS)}.")
         for column, pattern in self.extract.items():
@@ -211,7 +221,7 @@ def _read_file(table: Table, name: str, path: Path, columns: Sequence[str]) -> p
         if columns:
             return pa.parquet.read_table(path, columns=list(columns), partitioning=None)
         return pa.parquet.read_schema(path).empty_table()
-    except (pa.ArrowInvalid, UnicodeError, OSError) as error:
+    except (pa.ArrowInvalid, UnicodeError, OSError, zipfile.BadZipFile) as error:
         if "Empty CSV file" in str(error):
             raise ValueError(f"table `{name}` is empty: {path} has no rows.") from None
         how = "" if path.suffix == ".parquet" else f" with sep={table.sep!r} and encoding={table.encoding!r}"
@@ -220,11 +230,13 @@ def _read_file(table: Table, name: str, path: Path, columns: Sequence[str]) -> p
 
 def _read_text(table: Table, path: Path, columns: Sequence[str]) -> pa.Table:
     """A text file with every column as strings, so that no identifier passes through a float."""
-    source, sep, encoding = (
-        (path, table.sep, table.encoding)
-        if len(table.sep) == 1
-        else (_one_character(table, path, header_only=not columns), _SEPARATOR, "utf-8")
-    )
+    source: Path | pa.Buffer = path
+    sep, encoding = table.sep, table.encoding
+    if len(sep) > 1:
+        source, sep, encoding = _one_character(table, path, header_only=not columns), _SEPARATOR, "utf-8"
+    elif table.member:
+        with _open(table, path) as file:
+            source = pa.py_buffer(file.read())
     names = None if table.header else list(table.names or ())
     read = pa.csv.ReadOptions(encoding=encoding, column_names=names)
     parse = pa.csv.ParseOptions(delimiter=sep, quote_char=table.quote or False, newlines_in_values=True)
@@ -243,10 +255,20 @@ _SEPARATOR = "\x1f"  # ASCII's own unit separator
 
 def _one_character(table: Table, path: Path, *, header_only: bool) -> pa.Buffer:
     """A text file, or its first line; a separator too long for Arrow's reader, such as `::`, is replaced."""
-    opener = gzip.open if path.suffix == ".gz" else open
-    with opener(path, "rt", encoding=table.encoding, newline="") as file:
+    with io.TextIOWrapper(_open(table, path), encoding=table.encoding, newline="") as file:
         text = file.readline() if header_only else file.read()
     return pa.py_buffer(text.replace(table.sep, _SEPARATOR).encode())
+
+
+def _open(table: Table, path: Path) -> IO[bytes]:
+    """The bytes of a text file, decompressed. Raises ValueError where a .zip file lacks the member."""
+    if table.member is None:
+        return path.open("rb") if path.suffix != ".gz" else cast(IO[bytes], gzip.open(path))
+    with zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+        if table.member not in names:
+            raise ValueError(f"{path} has no member {table.member!r}: {nearest(table.member, names)}")
+        return archive.open(table.member)  # reads on after the archive is closed
 
 
 def _rewound(source: Path | pa.Buffer) -> Path | pa.BufferReader:

@@ -89,3 +89,14 @@ def test_movielens_prepares_whole(composed, tmp_path, real_data):
     assert abs(float(store.label_E.mean()) - 55_375 / 100_000) < 1e-6  # ratings of 4 and 5
     first = store.start_E == store.stop_E
     assert len(set(store.user_E[first].tolist())) == 943, "every user's first events have no history"
+
+
+def test_frappes_words_and_apps_prepare_whole(composed, tmp_path, real_data):
+    store = prepared(composed, tmp_path, "data=frappe_raw", f"data.root={real_data}/frappe-raw").store
+    assert (len(store.user_E), store.users, store.items) == (96_203, 957, 4_082)
+    assert 0.45 < float(store.label_E.mean()) < 0.55
+    words = {name: set(store.encoders.columns[name].values) for name in ("weather", "country", "category")}
+    assert {"sunny", "unknown"} <= words["weather"]
+    assert "United States" in words["country"]
+    assert "Tools" in words["category"]
+    assert "unknown" not in words["category"], "apps without metadata share the unseen row"

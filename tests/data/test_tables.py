@@ -1,6 +1,7 @@
 import datetime
 import decimal
 import gzip
+import zipfile
 
 import numpy as np
 import pandas as pd
@@ -65,6 +66,29 @@ def test_encodings_and_byte_order_marks(tmp_path, sep, encoding):
     assert rows_of(table, ["id", "name"]) == ROWS
     if encoding == "utf-8-sig":  # a mark that the configuration does not mention
         assert column_names(Table(path=table.path, sep=sep), "behaviour") == ["id", "name"]
+
+
+@pytest.mark.parametrize("sep", [",", "::"])
+def test_a_member_of_a_zip_file(tmp_path, sep):
+    path = tmp_path / "t.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("inside/t.csv", "\n".join(sep.join(row) for row in [["id", "name"], *ROWS]))
+        archive.writestr("inside/other.csv", "a,b\n1,2")
+    plain = tmp_path / "t.csv"
+    plain.write_text("\n".join(sep.join(row) for row in [["id", "name"], *ROWS]), encoding="utf-8")
+    zipped = read_table(Table(path=str(path), member="inside/t.csv", sep=sep), "behaviour", ["id", "name"])
+    pd.testing.assert_frame_equal(zipped, read_table(Table(path=str(plain), sep=sep), "behaviour", ["id", "name"]))
+    with pytest.raises(ValueError, match=r"no member 'inside/tt.csv': did you mean 'inside/t.csv'"):
+        read_table(Table(path=str(path), member="inside/tt.csv", sep=sep), "behaviour", ["id"])
+
+
+def test_zip_and_member_come_together(tmp_path):
+    for path, member in (("t.zip", None), ("t.csv", "t.csv")):
+        with pytest.raises(ValueError, match="`member` names the file to read inside"):
+            Table(path=path, member=member)
+    (tmp_path / "t.zip").write_bytes(b"PK no archive")
+    with pytest.raises(ValueError, match=r"table `items`: .*t\.zip does not parse"):
+        read_table(Table(path=str(tmp_path / "t.zip"), member="t.csv"), "items", ["id"])
 
 
 @pytest.mark.parametrize("sep", [",", "::"])
