@@ -16,7 +16,7 @@ from spox import Var
 from export.builder import GraphBuilder
 from export.moments import known_moment, time_part
 from export.vocabularies import MISSING_INT, Vocabularies
-from recsys.data.encoders import Buckets, Encoders, Standardiser
+from recsys.data.encoders import LIMIT, Buckets, Encoders, Standardiser
 from recsys.schema import PADDING, ROLES, Column, FeatureSchema, Role, history_name
 
 
@@ -34,6 +34,9 @@ class RawColumns:
 
     def feeds(self, roles: Sequence[Role] = ROLES, *, histories: bool = True) -> dict[str, Var]:
         """What an exported core takes: `ids` (B, F) and `numbers` (B, N) of these roles, and the lists by name."""
+        for column in sorted(self.schema.columns, key=lambda c: ROLES.index(c.role)):
+            if column.role in roles and column.name in self.reads:
+                self._input(column)  # so that inputs stand in the schema's order
         read = [c for c in self.schema.histories if histories and history_name(c.name) in self.reads]
         past = {c.name: self._raw_history(c) for c in read}
         ids_BF, found = self._ids(roles, past)
@@ -42,17 +45,19 @@ class RawColumns:
         numbers = [c for c in self.schema.numbers if c.role in roles and c.name in self.reads]
         return {"ids": ids_BF} | ({"numbers": self._numbers(numbers)} if numbers else {}) | lists
 
-    def _input(self, column: Column, name: str = "", *dims: str) -> Var:
-        """The raw input `name`, by default the column's own; a part of the time is computed from the time's input."""
+    def _input(self, column: Column) -> Var:
+        """A column's raw input; a part of the time is computed from the time's."""
         if column.part and self.schema.time:
             time = self.graph.input(self.schema.time.column, np.int64, (self.rows,))
             part = time_part(time, column.part, self.schema.time)
             return op.where(known_moment(time), part, op.const(MISSING_INT))
-        return self.graph.input(name or column.name, self.vocabularies.raw_type(column), (self.rows, *dims))
+        dims = (column.name,) if column.kind == "tags" else ()
+        return self.graph.input(column.name, self.vocabularies.raw_type(column), (self.rows, *dims))
 
     def _raw_history(self, column: Column) -> Var:
-        dims = ("length",) if column.is_field else ("length", f"{column.name} of an item")
-        return self._input(column, history_name(column.name), *dims)
+        dims = () if column.is_field else (f"{column.name} of an item",)
+        name = history_name(column.name)
+        return self.graph.input(name, self.vocabularies.raw_type(column), (self.rows, "length", *dims))
 
     def _ids(self, roles: Sequence[Role], past: Mapping[str, Var]) -> tuple[Var, dict[str, Var]]:
         """Rows of the shared table (B, F), and those of the histories that were looked up on the way (B, L)."""
@@ -120,14 +125,15 @@ class RawColumns:
             log_NB = op.log(op.add(op.max([value_NB, op.const(0.0)]), op.const(1.0)))
             value_NB = op.where(op.const(np.array([[e.log1p] for e in encoders])), log_NB, value_NB)
         means, scales = zip(*((e.mean, e.scale) if e.standardise else (0.0, 1.0) for e in encoders), strict=True)
-        value_NB = op.cast(op.div(op.sub(value_NB, each(list(means))), each(list(scales))), to=np.float32)
+        value_NB = op.div(op.sub(value_NB, each(list(means))), each(list(scales)))
+        value_NB = op.cast(op.clip(value_NB, op.const(-LIMIT), op.const(LIMIT)), to=np.float32)
         fills = [np.nan if c.fill is None else float(c.fill) for c in columns]
         missing_N = [e.encode(np.array([fill])) for e, fill in zip(encoders, fills, strict=True)]
         return op.transpose(op.where(known_NB, value_NB, op.const(np.array(missing_N))), perm=[1, 0])
 
     def _tags(self, column: Column) -> Var:
         """Rows of a column's first `length` tags, (B, T), `PADDING` elsewhere; that of `fill` where there is no tag."""
-        tags_BT = self._input(column, column.name, column.name)
+        tags_BT = self._input(column)
         rows_BT = _first(self.vocabularies.look_up(tags_BT, column), column.length)
         if column.fill is None:
             return rows_BT

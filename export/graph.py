@@ -119,6 +119,7 @@ def _to_score(schema: FeatureSchema, logit: Var) -> Var:
     return op.clip(logit, low, high)
 
 
+@torch.no_grad()
 def item_vectors(model: Recommender, catalogue: Catalogue, *, block: int = 65536) -> np.ndarray:
     """The vectors (I, K) of all items of the catalogue for a separable model, float32."""
     blocks = []

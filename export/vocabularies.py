@@ -73,7 +73,7 @@ def look_up(values: Var, known: np.ndarray, *, first: int, unseen: int, missing:
     """The number `first` + n where a value is `known[n]`, `unseen` where it is no known one; int64."""
     if is_dense(known) and unseen == first - 1:
         stacked = op.unsqueeze(op.reshape(values, op.const([-1])), op.const([0]))
-        return op.reshape(_look_up_dense(stacked, [known], [unseen], missing), op.shape(values))
+        return op.reshape(_look_up_dense(stacked, [known], [unseen], missing), op.shape(values), allowzero=1)
     nothing = np.array([MISSING_INT if known.dtype == np.int64 else ""], dtype=known.dtype)
     return ml.label_encoder(
         values,

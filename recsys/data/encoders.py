@@ -19,6 +19,7 @@ from recsys.declare import declare
 from recsys.schema import Column
 
 UNSEEN = 0
+LIMIT = 1e12  # of encoded numbers, so that products of two do not overflow float32
 _POWERS = np.array([float(f"1e{n}") for n in range(301)])
 
 
@@ -153,10 +154,11 @@ class Standardiser:
         return deviation if deviation > 1e-12 * max(1.0, abs(self.mean)) else 1.0
 
     def encode(self, values: np.ndarray) -> np.ndarray:
-        """Float32 values; missing ones take the mean, which is 0 once standardised."""
+        """Float32 values within `LIMIT`; missing ones take the mean, which is 0 once standardised."""
         shaped = _shape(values, self.log1p, self.clip)
         shaped = np.where(np.isfinite(shaped), shaped, self.mean)
-        return ((shaped - self.mean) / self.scale if self.standardise else shaped).astype("float32")
+        encoded = (shaped - self.mean) / self.scale if self.standardise else shaped
+        return np.clip(encoded, -LIMIT, LIMIT).astype("float32")
 
 
 def _shape(values: np.ndarray, log1p: bool, clip: tuple[float, float] | None) -> np.ndarray:

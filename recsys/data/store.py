@@ -26,7 +26,7 @@ from recsys.data.tables import SPLITS
 from recsys.schema import PADDING, ROLES, FeatureSchema, Role
 
 log = logging.getLogger(__name__)
-VERSION = 5
+VERSION = 6
 META = "meta.json"
 ITEMS = "items.parquet"
 

@@ -25,7 +25,7 @@ MODELS = {path.stem: {} for path in sorted((CONFIGS / "model").glob("*.yaml"))}
 CASES = [*MODELS.items(), ("ncf", {"branch": "gmf"}), ("deepfm", {"hidden": []})]
 LABELS: dict[str, dict[str, Any]] = {
     "binary": {"kind": "binary", "column": "bought"},
-    "rating": {"kind": "rating", "column": "bought", "range": [0.25, 0.75]},
+    "rating": {"kind": "rating", "column": "bought", "range": [0, 1]},
 }
 
 
@@ -107,7 +107,7 @@ def test_ten_thousand_nasty_rows(data, tmp_path):
     }
     worse, canonical = {}, {}
     for name, values in feed.items():
-        strange, missing = unseen[object if values.dtype == object else values.dtype.type]
+        strange, _ = unseen[object if values.dtype == object else values.dtype.type]
         hit = rng.random(values.shape) < 0.3
         drawn = np.array(strange, dtype=values.dtype)[rng.integers(0, len(strange), values.shape)]
         worse[name] = np.where(hit, drawn, values).astype(values.dtype)
@@ -153,17 +153,15 @@ def test_a_request_ranks_items_that_the_catalogue_does_not_hold(data, tmp_path):
     request = raw.request(ranker, row, np.zeros(2, dtype="int64"), 2)
     request["candidates"] = np.array([-5, MISSING_INT])
     past = raw.feed(recommender, np.array([row]))
-    request["history.sku"] = np.array([[100, MISSING_INT, 77, 103]])
+    skus = (100, MISSING_INT, 77, 103)
+    request["history.sku"] = np.array([skus])
     past["history.sku"] = request["history.sku"]
     items = raw.events.items.set_index("sku")
-    shelf = [items["shelf"].get(sku, "") for sku in (100, None, 77, 103)]
+    shelf = [items["shelf"].get(sku, "") for sku in skus]
     past["history.shelf"] = np.array([shelf], dtype=object)
-    labels = [
-        list(items["labels"].get(sku) if sku in items.index and items["labels"][sku] is not None else [])
-        for sku in (100, 0, 77, 103)
-    ]
+    labels = [[] if sku not in items.index or items["labels"].isna()[sku] else items["labels"][sku] for sku in skus]
     width = max(1, *map(len, labels))
-    past["history.labels"] = np.array([[own + [""] * (width - len(own)) for own in labels]], dtype=object)
+    past["history.labels"] = np.array([[[*own, *[""] * (width - len(own))] for own in labels]], dtype=object)
     past |= {"sku": np.array([-5]), "shelf": np.array([""], dtype=object), "labels": np.array([[""]], dtype=object)}
     past["cost"] = np.array([np.nan], dtype="float32")
     (score_B,) = recommender.run(["score"], past)
