@@ -18,6 +18,8 @@ from recsys.declare import MISSING, declare, differences, listed, nearest
 
 Role = Literal["user", "item", "scene"]
 ROLES: tuple[Role, ...] = ("user", "item", "scene")
+CONTEXT: tuple[Role, ...] = ("user", "scene")  # what all candidates of one request share
+ITEM: tuple[Role, ...] = ("item",)
 PADDING = 0
 HISTORY = "history."
 

@@ -44,6 +44,19 @@ def schema() -> FeatureSchema:
 
 
 @pytest.fixture
+def every_role(schema: FeatureSchema) -> FeatureSchema:
+    """The same, and fields, numbers and tags of the user and the scene too."""
+    content = schema.to_dict()
+    columns = [
+        {"name": "noise", "role": "scene", "kind": "number"},
+        {"name": "height", "role": "user", "kind": "number"},
+        {"name": "hobbies", "role": "user", "kind": "tags", "length": 2},
+    ]
+    sizes = {**content["sizes"], "hobbies": 5}
+    return FeatureSchema.parse({**content, "columns": [*content["columns"], *columns], "sizes": sizes})
+
+
+@pytest.fixture
 def composed() -> Callable[..., DictConfig]:
     """Compose the training configuration with overrides."""
 

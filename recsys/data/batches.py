@@ -31,6 +31,8 @@ class Batch:
     `ids_BF`: int64 rows of the shared embedding table, one per field of `schema.fields`. `numbers_BN`: float32.
     `lists`: tags (B, T), history categories (B, L) and history tags (B, L, T), int64, 0 is padding and stands at
     the end. `label_B`: float32.
+
+    A batch may hold the columns of some roles only: one user in one scene, or items alone (see `recsys.data.request`).
     """
 
     ids_BF: Tensor

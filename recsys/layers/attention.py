@@ -35,7 +35,11 @@ class LocalActivationUnit(nn.Module):
         self.out = nn.Linear(hidden[-1], 1, bias=not softmax)
 
     def forward(self, query_BD: Tensor, key_BLD: Tensor, mask_BL: Tensor) -> Tensor:
-        """The user's interest in the candidate, (B, D)."""
+        """The user's interest in the candidate, (B, D).
+
+        In evaluation mode, keys and a mask of one row serve all queries and are projected once.
+        """
+        assert not self.training or len(mask_BL) == len(query_BD)
         linear_BH = self.query(query_BD)
         if self.training:  # padding is often most of the places, so compute the real ones only
             row_N, place_N = mask_BL.nonzero(as_tuple=True)

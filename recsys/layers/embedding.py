@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from recsys.schema import PADDING, FeatureSchema, history_name
+from recsys.schema import CONTEXT, ITEM, PADDING, ROLES, FeatureSchema, Role, history_name
 
 if TYPE_CHECKING:
     from recsys.data.batches import Batch
@@ -64,19 +64,35 @@ class FeatureEmbedding(nn.Module):
         super().__init__()
         unseen = [schema.offset(c.name) for c in (*schema.fields, *schema.tags)]
         self.table = Table(schema.rows, embedding_dim, unseen, std=std, sparse=sparse, l2=l2)
-        self.tags = [c.name for c in schema.tags]
+        self.tags = [(c.name, c.role) for c in schema.tags]
+        self.number_roles = [c.role for c in schema.numbers]
         self.number = None
         if schema.numbers:
             self.number = nn.Parameter(torch.randn(len(schema.numbers), embedding_dim) * std)
-        self.columns = len(schema.fields) + len(schema.tags) + len(schema.numbers)
+        self.roles = [c.role for c in (*schema.fields, *schema.tags, *schema.numbers)]
+        self.columns = len(self.roles)
 
-    def forward(self, batch: "Batch") -> Tensor:
-        """Vectors of all columns, (B, columns, D)."""
+    def forward(self, batch: "Batch", roles: Sequence[Role] = ROLES) -> Tensor:
+        """Vectors (B, columns, D) of all columns; of those of `roles` alone where the batch holds no others."""
         parts = [self.table(batch.ids_BF)]
-        parts += [self.table.mean(batch.lists[name]).unsqueeze(1) for name in self.tags]
+        parts += [self.table.mean(batch.lists[name]).unsqueeze(1) for name, role in self.tags if role in roles]
         if self.number is not None:
-            parts.append(batch.numbers_BN.unsqueeze(-1) * self.number)
+            number = self.number if len(roles) == len(ROLES) else self.number[_places(self.number_roles, roles)]
+            parts.append(batch.numbers_BN.unsqueeze(-1) * number)
         return torch.cat(parts, dim=1)
+
+    def places(self, roles: Sequence[Role]) -> list[int]:
+        """Where the columns of `roles` stand among all columns."""
+        return _places(self.roles, roles)
+
+    def flat_places(self, roles: Sequence[Role]) -> list[int]:
+        """Where those columns' values stand in the flattened vectors, (B, columns * D)."""
+        dim = self.table.embedding_dim
+        return [place * dim + d for place in self.places(roles) for d in range(dim)]
+
+
+def _places(of_columns: Sequence[Role], roles: Sequence[Role]) -> list[int]:
+    return [place for place, role in enumerate(of_columns) if role in roles]
 
 
 class PairEmbedding(nn.Module):
@@ -94,14 +110,29 @@ class PairEmbedding(nn.Module):
                 raise ValueError(f"the model needs the key column {key!r} among `data.columns` (kind category).")
         self.positions = [names.index(key) for key in (schema.user, schema.item)]
         users = schema.size(schema.user)
-        shift = [1 - schema.offset(schema.user), 1 + users - schema.offset(schema.item)]
-        self.register_buffer("shift", torch.tensor(shift), persistent=False)
+        self.shifts = [1 - schema.offset(schema.user), 1 + users - schema.offset(schema.item)]
+        self.register_buffer("shift", torch.tensor(self.shifts), persistent=False)
+        self.user_position = _position(schema, schema.user, CONTEXT)
+        self.item_position = _position(schema, schema.item, ITEM)
         rows = 1 + users + schema.size(schema.item)
         self.table = Table(rows, embedding_dim, [1, 1 + users], std=std, sparse=sparse, l2=l2)
 
     def forward(self, batch: "Batch") -> Tensor:
         """Vectors (B, 2, D): the user's, the item's."""
         return self.table(batch.ids_BF[:, self.positions] + self.shift)
+
+    def user(self, context: "Batch") -> Tensor:
+        """The user's vector (B, D) alone, from a batch of user and scene columns."""
+        return self.table(context.ids_BF[:, self.user_position] + self.shifts[0])
+
+    def item(self, items: "Batch") -> Tensor:
+        """The items' vectors (B, D) alone, from a batch of item columns."""
+        return self.table(items.ids_BF[:, self.item_position] + self.shifts[1])
+
+
+def _position(schema: FeatureSchema, name: str, roles: Sequence[Role]) -> int:
+    """Where an id field stands in a batch that holds the columns of `roles` only."""
+    return [c.name for c in schema.fields if c.role in roles].index(name)
 
 
 class HistoryEmbedding(nn.Module):
@@ -111,23 +142,37 @@ class HistoryEmbedding(nn.Module):
         super().__init__()
         if schema.history is None:
             raise ValueError("the model reads histories; declare `data.history` with its columns.")
-        names = [c.name for c in schema.fields]
-        self.columns = [(c.name, names.index(c.name) if c.is_field else None) for c in schema.histories]
+        self.columns = [c.name for c in schema.histories]
+        fields = [c.name for c in schema.histories if c.is_field]
+        self.positions = {name: _position(schema, name, ROLES) for name in fields}
+        self.item_positions = {name: _position(schema, name, ITEM) for name in fields}
 
     def forward(self, batch: "Batch", table: Table) -> tuple[Tensor, Tensor, Tensor]:
         """The candidate (B, C*D), the past items (B, L, C*D) and which places are real, bool (B, L)."""
         query, keys, masks = [], [], []
-        for name, position in self.columns:
-            ids = batch.lists[history_name(name)]
-            if position is None:
-                query.append(table.mean(batch.lists[name]))
-                keys.append(table.mean(ids))
-                masks.append((ids != PADDING).any(-1))
-            else:
-                query.append(table(batch.ids_BF[:, position]))
-                keys.append(table(ids))
-                masks.append(ids != PADDING)
+        for name in self.columns:
+            query.append(self._candidate(batch, table, name, self.positions))
+            key, mask = self._past(batch, table, name)
+            keys.append(key)
+            masks.append(mask)
         return torch.cat(query, -1), torch.cat(keys, -1), _any(masks)
+
+    def candidates(self, items: "Batch", table: Table) -> Tensor:
+        """The candidates (B, C*D) alone, from a batch of item columns."""
+        return torch.cat([self._candidate(items, table, name, self.item_positions) for name in self.columns], -1)
+
+    def past(self, context: "Batch", table: Table) -> tuple[Tensor, Tensor]:
+        """The past items (B, L, C*D) and which places are real, bool (B, L), from a batch with histories."""
+        keys, masks = zip(*(self._past(context, table, name) for name in self.columns), strict=True)
+        return torch.cat(keys, -1), _any(masks)
+
+    def _candidate(self, batch: "Batch", table: Table, name: str, positions: dict[str, int]) -> Tensor:
+        return table(batch.ids_BF[:, positions[name]]) if name in positions else table.mean(batch.lists[name])
+
+    def _past(self, batch: "Batch", table: Table, name: str) -> tuple[Tensor, Tensor]:
+        ids = batch.lists[history_name(name)]
+        real = ids != PADDING
+        return (table(ids), real) if name in self.positions else (table.mean(ids), real.any(-1))
 
 
 def _any(masks: Sequence[Tensor]) -> Tensor:

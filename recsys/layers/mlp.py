@@ -1,9 +1,10 @@
 """Fully connected layers, and the adaptive activation Dice."""
 
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recsys.declare import nearest
@@ -74,6 +75,29 @@ def check_hidden(hidden: Sequence[int], name: str = "hidden") -> None:
             raise ValueError(f"`{name}` must be positive integers such as [200,80], got {list(hidden)!r}.")
 
 
+class Part(NamedTuple):
+    """Some columns of a layer's input: `x` (B, P), or (1, P) where all rows share them, and their P `places` in it."""
+
+    x: Tensor
+    places: Sequence[int]
+
+
+def linear_of_parts(linear: nn.Linear, parts: Sequence[Part]) -> Tensor:
+    """What `linear` makes of an input that comes in parts, (B, out): each part times its columns of the weight.
+
+    W x + b = sum_p W_p x_p + b, so that what all rows share is multiplied once. The bias goes with the first part.
+    """
+    first, *others = [F.linear(part.x, _columns(linear.weight, part.places)) for part in parts]
+    total = first if linear.bias is None else first + linear.bias
+    for other in others:
+        total = total + other
+    return total
+
+
+def _columns(weight: Tensor, places: Sequence[int]) -> Tensor:
+    return weight.index_select(1, torch.tensor(places, dtype=torch.int64, device=weight.device))
+
+
 class MLP(nn.Sequential):
     """Linear, (batch norm), activation, (dropout) for each width of `hidden`: (B, width) -> (B, out_features)."""
 
@@ -100,3 +124,14 @@ class MLP(nn.Sequential):
             width = size
         super().__init__(*layers)
         self.out_features = width
+
+    def forward_parts(self, parts: Sequence[Part]) -> list[Part]:
+        """The output as the parts of the next layer's input: (B, out_features) in one; without layers, as they came."""
+        if not len(self):
+            return list(parts)
+        first, *others = self
+        assert isinstance(first, nn.Linear)
+        x = linear_of_parts(first, parts)
+        for layer in others:
+            x = layer(x)
+        return [Part(x, range(self.out_features))]

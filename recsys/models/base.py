@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from recsys.data.batches import Batch
+from recsys.data.request import join
 from recsys.declare import nearest
 from recsys.layers.embedding import Table
 from recsys.models.objectives import Logistic, Objective, SquaredError
@@ -43,6 +44,8 @@ class Recommender(pl.LightningModule):
 
     A subclass takes the schema and its own keywords, passes `**training` on, builds its layers and implements
     `forward(batch) -> logit_B`. `self.bias` starts at the training labels' mean (as a logit for probabilities).
+    A model whose logit is the dot product of a user's and an item's vector says that it is `separable` and implements
+    both; another may compute what a request's candidates share once, in `forward_candidates`.
     All constructor keywords but the training ones are saved in the checkpoint as plain values.
     """
 
@@ -95,6 +98,35 @@ class Recommender(pl.LightningModule):
     def score(self, batch: Batch) -> Tensor:
         """Probabilities, or ratings inside `label.range`, float32 (B,)."""
         return self.to_score(self(batch).float())
+
+    @property
+    def separable(self) -> bool:
+        """Whether the logit is the dot product of `user_vector` and `item_vectors`."""
+        return False
+
+    def user_vector(self, context: Batch) -> Tensor:  # noqa: ARG002 - for models that have one
+        """The vector (1, K) of the request's user. Raises ValueError where the model is not separable."""
+        raise self._not_separable()
+
+    def item_vectors(self, items: Batch) -> Tensor:  # noqa: ARG002
+        """The vectors (N, K) of items. Raises ValueError where the model is not separable."""
+        raise self._not_separable()
+
+    def _not_separable(self) -> ValueError:
+        return ValueError(
+            f"{type(self).__name__} with these options has no vector apart for users and items, since its score is not "
+            "their dot product; rank by `forward_candidates`, or take model=mf or model=ncf model.branch=gmf."
+        )
+
+    def forward_candidates(self, context: Batch, items: Batch) -> Tensor:
+        """Logits (N,) of N items for one user in one scene, in evaluation mode (see `recsys.data.request`)."""
+        if self.separable:
+            return (self.item_vectors(items) @ self.user_vector(context).T).squeeze(1)
+        return self(join(context, items, self.schema))
+
+    def score_candidates(self, context: Batch, items: Batch) -> Tensor:
+        """Probabilities, or ratings inside `label.range`, float32 (N,) of N items for one user in one scene."""
+        return self.to_score(self.forward_candidates(context, items).float())
 
     def to_score(self, logit_B: Tensor) -> Tensor:
         """Logits as probabilities; ratings held inside `label.range`."""

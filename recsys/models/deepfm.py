@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from recsys.data.batches import Batch
 from recsys.layers.embedding import FeatureEmbedding
 from recsys.layers.fm import fm
-from recsys.layers.mlp import MLP
+from recsys.layers.mlp import MLP, Part, linear_of_parts
 from recsys.models.base import Recommender, Training
-from recsys.schema import FeatureSchema
+from recsys.schema import CONTEXT, ITEM, FeatureSchema
 
 
 class DeepFM(Recommender):
@@ -43,3 +43,18 @@ class DeepFM(Recommender):
         emb_BFD = self.embedding(batch)
         deep_B = self.out(self.mlp(emb_BFD.flatten(1))).squeeze(1)
         return self.bias + self.first_order(batch).sum((1, 2)) + fm(emb_BFD) + deep_B
+
+    def forward_candidates(self, context: Batch, items: Batch) -> Tensor:
+        """Logits (N,) of N items for one user in one scene.
+
+        The context's part of each term is computed once: FM's pairs lie in the context, in the item or across both.
+        """
+        shared_1FD, item_NFD = self.embedding(context, CONTEXT), self.embedding(items, ITEM)
+        first_N = self.first_order(context, CONTEXT).sum((1, 2)) + self.first_order(items, ITEM).sum((1, 2))
+        across_N = (item_NFD.sum(1) @ shared_1FD.sum(1).T).squeeze(1)
+        parts = [
+            Part(shared_1FD.flatten(1), self.embedding.flat_places(CONTEXT)),
+            Part(item_NFD.flatten(1), self.embedding.flat_places(ITEM)),
+        ]
+        deep_N = linear_of_parts(self.out, self.mlp.forward_parts(parts)).squeeze(1)
+        return self.bias + first_N + (fm(shared_1FD) + fm(item_NFD) + across_N) + deep_N

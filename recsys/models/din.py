@@ -11,9 +11,9 @@ from recsys.data.batches import Batch
 from recsys.data.store import row_counts
 from recsys.layers.attention import LocalActivationUnit
 from recsys.layers.embedding import FeatureEmbedding, HistoryEmbedding
-from recsys.layers.mlp import MLP
+from recsys.layers.mlp import MLP, Part, linear_of_parts
 from recsys.models.base import Recommender, Training
-from recsys.schema import FeatureSchema
+from recsys.schema import CONTEXT, ITEM, FeatureSchema
 
 
 class DIN(Recommender):
@@ -66,6 +66,22 @@ class DIN(Recommender):
         if self.training and self.minibatch_aware_l2:
             self.embedding.table.penalty = self.embedding.table.penalty + self._minibatch_aware_penalty(batch)
         return self.bias + self.out(deep_BD).squeeze(1)
+
+    def forward_candidates(self, context: Batch, items: Batch) -> Tensor:
+        """Logits (N,) of N items for one user in one scene; the history is looked up and projected once."""
+        query_ND = self.history.candidates(items, self.embedding.table)
+        interest_ND = self.attention(query_ND, *self.history.past(context, self.embedding.table))
+        item_ND = self.embedding(items, ITEM).flatten(1)
+        width = self.embedding.columns * self.embedding.table.embedding_dim
+        behind = range(width, width + 2 * interest_ND.shape[1])
+        parts = [
+            Part(self.embedding(context, CONTEXT).flatten(1), self.embedding.flat_places(CONTEXT)),
+            Part(
+                torch.cat([item_ND, interest_ND, interest_ND * query_ND], 1),
+                [*self.embedding.flat_places(ITEM), *behind],
+            ),
+        ]
+        return self.bias + linear_of_parts(self.out, self.mlp.forward_parts(parts)).squeeze(1)
 
     def on_fit_start(self) -> None:
         """Learn how often each table row occurs in the training data (n_j of eq. 6)."""

@@ -32,3 +32,18 @@ class MF(Recommender):
         """Logits (or ratings), float32 (B,)."""
         user_BD, item_BD = self.factors(batch).unbind(1)
         return self.bias + self.biases(batch).sum((1, 2)) + torch.linalg.vecdot(user_BD, item_BD)
+
+    @property
+    def separable(self) -> bool:
+        """Always: [p_u, mu + b_u, 1] . [q_i, 1, b_i]."""
+        return True
+
+    def user_vector(self, context: Batch) -> Tensor:
+        """[p_u, mu + b_u, 1], (1, D + 2)."""
+        bias_B1 = self.biases.user(context)
+        return torch.cat([self.factors.user(context), self.bias + bias_B1, torch.ones_like(bias_B1)], 1)
+
+    def item_vectors(self, items: Batch) -> Tensor:
+        """[q_i, 1, b_i], (N, D + 2)."""
+        bias_B1 = self.biases.item(items)
+        return torch.cat([self.factors.item(items), torch.ones_like(bias_B1), bias_B1], 1)

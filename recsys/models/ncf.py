@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from recsys.data.batches import Batch
 from recsys.declare import nearest
 from recsys.layers.embedding import PairEmbedding
-from recsys.layers.mlp import MLP
+from recsys.layers.mlp import MLP, Part, linear_of_parts
 from recsys.models.base import Recommender, Training
 from recsys.schema import FeatureSchema
 
@@ -83,3 +83,34 @@ class NCF(Recommender):
         if self.pair is not None and self.mlp is not None:
             parts.append(self.mlp(self.pair(batch).flatten(1)))
         return self.bias + self.out(torch.cat(parts, 1)).squeeze(1)
+
+    @property
+    def separable(self) -> bool:
+        """GMF alone is: [h * p_u, mu] . [q_i, 1]."""
+        return self.gmf is not None and self.pair is None
+
+    def user_vector(self, context: Batch) -> Tensor:
+        """[h * p_u, mu], (1, D + 1), for branch=gmf."""
+        if self.gmf is None or self.pair is not None:
+            return super().user_vector(context)
+        return torch.cat([self.out.weight * self.gmf.user(context), self.bias.view(1, 1)], 1)
+
+    def item_vectors(self, items: Batch) -> Tensor:
+        """[q_i, 1], (N, D + 1), for branch=gmf."""
+        if self.gmf is None or self.pair is not None:
+            return super().item_vectors(items)
+        item_ND = self.gmf.item(items)
+        return torch.cat([item_ND, torch.ones_like(item_ND[:, :1])], 1)
+
+    def forward_candidates(self, context: Batch, items: Batch) -> Tensor:
+        """Logits (N,) of N items for one user; the user's part of the MLP's first layer is computed once."""
+        if self.pair is None or self.mlp is None:
+            return super().forward_candidates(context, items)
+        user_1D, item_ND = self.pair.user(context), self.pair.item(items)
+        dim = item_ND.shape[1]
+        parts = self.mlp.forward_parts([Part(user_1D, range(dim)), Part(item_ND, range(dim, 2 * dim))])
+        if self.gmf is not None:
+            product_ND = self.gmf.user(context) * self.gmf.item(items)
+            width = product_ND.shape[1]
+            parts = [Part(product_ND, range(width)), *(Part(x, [width + p for p in places]) for x, places in parts)]
+        return self.bias + linear_of_parts(self.out, parts).squeeze(1)

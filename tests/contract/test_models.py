@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pandas as pd
 import pytest
 import pytorch_lightning as pl
@@ -14,9 +15,11 @@ import torch
 from hydra.utils import get_class, instantiate
 from omegaconf import OmegaConf
 
+from export.fold import fold_weights
 from export.graph import clamp, example_batch, export_graph, open_graph, run_graph
 from recsys.data.batches import EXCLUDED, Batch, Candidates
 from recsys.data.module import DataModule, DataSpec
+from recsys.data.request import join, split
 from recsys.data.split import TEST
 from recsys.models.base import Recommender, load_model
 from recsys.models.mf import MF
@@ -26,7 +29,7 @@ from recsys.schema import FeatureSchema
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 MODELS = sorted(path.stem for path in (CONFIGS / "model").glob("*.yaml"))
 VARIANTS = {
-    "ncf": [{"branch": "gmf"}, {"branch": "mlp"}, {"dropout": 0.3}],
+    "ncf": [{"branch": "gmf"}, {"branch": "mlp"}, {"dropout": 0.3}, {"hidden": []}],
     "deepfm": [{"batch_norm": True, "dropout": 0.3}, {"hidden": []}],
     "din": [{"activation": "prelu"}, {"activation": "relu", "softmax": True}, {"dropout": 0.3}],
 }
@@ -191,6 +194,94 @@ def test_onnx_graph_sends_ids_outside_the_tables_to_unseen(build, schema, tmp_pa
         ids = batch.ids_BF.clone()
         ids[:, 0] = wild
         np.testing.assert_array_equal(run_graph(session, dataclasses.replace(batch, ids_BF=ids)), expected)
+
+
+@pytest.mark.parametrize(("count", "length"), [(1, 0), (1, 4), (50, 0), (50, 6)])
+def test_candidates_score_as_the_rows_they_stand_for(build, every_role, count, length):
+    model = stir(build(every_role))
+    context, items = split(example_batch(every_role, rows=count, length=length, seed=count), every_role)
+    joined = join(context, items, every_role)
+    logit_N = model.forward_candidates(context, items)
+    assert logit_N.shape == (count,)
+    torch.testing.assert_close(logit_N, model(joined), atol=1e-5, rtol=0)
+    torch.testing.assert_close(model.score_candidates(context, items), model.score(joined), atol=1e-5, rtol=0)
+
+
+def test_candidates_of_a_history_with_gaps_score_as_their_rows(build, every_role):
+    model = stir(build(every_role))
+    batch = example_batch(every_role, rows=9, length=6)
+    for row in range(9):  # rows differ in how many places they fill
+        context, items = split(rows(batch, slice(row, None)), every_role)
+        joined = join(context, items, every_role)
+        torch.testing.assert_close(model.forward_candidates(context, items), model(joined), atol=1e-5, rtol=0)
+
+
+def test_separable_models_score_by_a_dot_product(build, every_role):
+    model = stir(build(every_role))
+    context, items = split(example_batch(every_role, rows=50, length=4), every_role)
+    if not model.separable:
+        for vectors, batch in ((model.user_vector, context), (model.item_vectors, items)):
+            with pytest.raises(ValueError, match=r"has no vector apart.*rank by `forward_candidates`"):
+                vectors(batch)
+        return
+    user_1K, item_NK = model.user_vector(context), model.item_vectors(items)
+    assert user_1K.shape == (1, item_NK.shape[1])
+    logit_N = model(join(context, items, every_role))
+    torch.testing.assert_close((item_NK * user_1K).sum(1), logit_N, atol=1e-5, rtol=0)
+
+
+class RequestGraph(torch.nn.Module):
+    """The request form behind flat tensors."""
+
+    def __init__(self, model: Recommender) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, tensors: list[list[torch.Tensor]], lists: list[dict[str, torch.Tensor]]) -> torch.Tensor:
+        parts = [Batch(ids, numbers, some, ids[:, 0]) for (ids, numbers), some in zip(tensors, lists, strict=True)]
+        return self.model.score_candidates(*parts)
+
+
+def export_request(model: Recommender, path: Path) -> None:
+    """One context row, any number of items, any length of history."""
+    parts = split(example_batch(model.schema, rows=3, length=4), model.schema)
+    count, length = torch.export.Dim("count", min=1), torch.export.Dim("length", min=1)
+    shapes = (
+        [[{}, {}], [{0: count}, {0: count}]],
+        [
+            {name: {1: length} if name.startswith("history.") else {} for name in parts[0].lists},
+            {name: {0: count} for name in parts[1].lists},
+        ],
+    )
+    program = torch.onnx.export(
+        RequestGraph(model).eval(),
+        ([[p.ids_BF, p.numbers_BN] for p in parts], [p.lists for p in parts]),
+        input_names=["ids", "numbers", "item ids", "item numbers", *parts[0].lists, *parts[1].lists],
+        output_names=["score"],
+        dynamic_shapes=shapes,
+        opset_version=20,
+        dynamo=True,
+        verbose=False,
+    )
+    fold_weights(program)
+    program.save(path, external_data=False)
+
+
+def test_the_request_form_is_one_graph_that_cuts_no_weights(model_class, every_role, tmp_path):
+    model = stir(model_class(every_role))
+    export_request(model, tmp_path / "request.onnx")
+    graph = onnx.load(tmp_path / "request.onnx").graph
+    constants = {tensor.name for tensor in graph.initializer}
+    assert [node.op_type for node in graph.node if constants.issuperset(node.input)] == []
+    session = open_graph(tmp_path / "request.onnx")
+    wanted = {i.name for i in session.get_inputs()}
+    for count, length in ((1, 0), (2, 1), (50, 6)):
+        context, items = split(example_batch(every_role, rows=count, length=length, seed=count), every_role)
+        feeds = {"ids": context.ids_BF, "numbers": context.numbers_BN, **context.lists, **items.lists}
+        feeds |= {"item ids": items.ids_BF, "item numbers": items.numbers_BN}
+        (score_N,) = session.run(None, {name: value.numpy() for name, value in feeds.items() if name in wanted})
+        expected_N = model.score(join(context, items, every_role)).detach().numpy()
+        np.testing.assert_allclose(score_N, expected_N, atol=1e-5, rtol=0)
 
 
 def test_misspelt_keyword_is_refused_by_name(model_class, schema):

@@ -8,11 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from export.graph import example_batch
+from recsys.data.request import take_roles
 from recsys.layers.attention import LocalActivationUnit
 from recsys.layers.embedding import FeatureEmbedding, PairEmbedding, Table
 from recsys.layers.fm import fm
-from recsys.layers.mlp import MLP, Dice, PReLU
-from recsys.schema import PADDING
+from recsys.layers.mlp import MLP, Dice, Part, PReLU, linear_of_parts
+from recsys.schema import CONTEXT, ITEM, PADDING
 
 
 @settings(max_examples=30, deadline=None)
@@ -120,6 +121,29 @@ def test_mlp_refuses_an_unknown_activation_naming_the_nearest():
         MLP(4, [8], activation="prlu")
 
 
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_linear_layer_of_parts_is_the_layer_of_their_join(bias):
+    torch.manual_seed(0)
+    linear = torch.nn.Linear(5, 3, bias=bias).double()
+    shared_1P, own_BP = torch.randn(1, 2).double(), torch.randn(4, 3).double()
+    joined = torch.stack([*own_BP.T[:1], *shared_1P.expand(4, -1).T, *own_BP.T[1:]], 1)
+    parts = [Part(shared_1P, [1, 2]), Part(own_BP, [0, 3, 4])]
+    torch.testing.assert_close(linear_of_parts(linear, parts), linear(joined))
+
+
+@pytest.mark.parametrize(
+    "options", [{"hidden": []}, {"hidden": [4]}, {"hidden": [4, 2], "activation": "dice", "batch_norm": True}]
+)
+def test_an_mlp_of_parts_makes_parts_of_the_next_layers_input(options):
+    torch.manual_seed(0)
+    mlp = MLP(5, **options, dropout=0.5).double().eval()
+    out = torch.nn.Linear(mlp.out_features, 1).double()
+    shared_1P, own_BP = torch.randn(1, 3).double(), torch.randn(4, 2).double()
+    parts = [Part(shared_1P, [0, 1, 4]), Part(own_BP, [2, 3])]
+    joined = torch.cat([shared_1P[:, :2].expand(4, -1), own_BP, shared_1P[:, 2:].expand(4, -1)], 1)
+    torch.testing.assert_close(linear_of_parts(out, mlp.forward_parts(parts)), out(mlp(joined)))
+
+
 def test_padding_and_unseen_rows_start_at_zero_and_padding_stays(schema):
     table = FeatureEmbedding(schema, 4).table
     starts = [PADDING, *(schema.offset(c.name) for c in (*schema.fields, *schema.tags))]
@@ -172,3 +196,39 @@ def test_pair_embedding_keeps_rows_for_users_and_items_only(schema):
     vectors = pair(batch)
     torch.testing.assert_close(vectors[:, 0], pair.table.weight[1 + user_B])
     torch.testing.assert_close(vectors[:, 1], pair.table.weight[1 + schema.size("user") + item_B])
+
+
+@pytest.mark.parametrize("roles", [CONTEXT, ITEM, ("user",), ("scene",), ("user", "item")])
+def test_the_columns_of_some_roles_get_the_vectors_they_have_among_all(every_role, roles):
+    embedding = FeatureEmbedding(every_role, 4)
+    batch = example_batch(every_role, rows=6, length=2)
+    emb_BFD, places = embedding(batch), embedding.places(roles)
+    part_BFD = embedding(take_roles(batch, every_role, roles), roles)
+    torch.testing.assert_close(part_BFD, emb_BFD[:, places])
+    torch.testing.assert_close(part_BFD.flatten(1), emb_BFD.flatten(1)[:, embedding.flat_places(roles)])
+
+
+def test_places_are_counted_over_fields_then_tags_then_numbers(every_role):
+    embedding = FeatureEmbedding(every_role, 2)
+    # user, age, item, category, hour; hobbies, tags; height, price, noise
+    assert embedding.places(CONTEXT) == [0, 1, 4, 5, 7, 9]
+    assert embedding.places(ITEM) == [2, 3, 6, 8]
+    assert embedding.flat_places(("scene",)) == [8, 9, 18, 19]
+
+
+def test_the_users_and_the_items_vector_alone_are_those_of_the_pair(every_role):
+    pair = PairEmbedding(every_role, 4)
+    batch = example_batch(every_role, rows=6, length=2)
+    user_BD, item_BD = pair(batch).unbind(1)
+    torch.testing.assert_close(pair.user(take_roles(batch, every_role, CONTEXT)), user_BD)
+    torch.testing.assert_close(pair.item(take_roles(batch, every_role, ITEM)), item_BD)
+
+
+@pytest.mark.parametrize("softmax", [False, True])
+def test_one_history_serves_all_candidates(softmax):
+    torch.manual_seed(0)
+    unit = LocalActivationUnit(4, (6, 3), softmax=softmax).double().eval()
+    query_BD, key_1LD = torch.randn(5, 4).double(), torch.randn(1, 7, 4).double()
+    mask_1L = torch.arange(7) < torch.tensor([[4]])
+    repeated = unit(query_BD, key_1LD.expand(5, -1, -1), mask_1L.expand(5, -1))
+    torch.testing.assert_close(unit(query_BD, key_1LD, mask_1L), repeated)
