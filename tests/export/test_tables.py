@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto
 
-from export.fold import fold
+from export.multiply_out import multiply_out
 from export.graph import example_batch, export_graph
 from export.tables import Int8Table, ScalarTable, quantize_tables
 from recsys.layers.embedding import Table
@@ -86,7 +86,7 @@ def test_scores_hardly_move_and_the_model_stays_as_it_was(model, schema):
 
 def test_the_graph_holds_int8_and_plain_look_ups(model, schema, tmp_path: Path):
     path = tmp_path / "small.onnx"
-    assert export_graph(fold(quantize_tables(model)), path) <= 1e-5
+    assert export_graph(multiply_out(quantize_tables(model)), path) <= 1e-5
     content = onnx.load(path)
     types = {tensor.name: (tensor.data_type, tuple(tensor.dims)) for tensor in content.graph.initializer}
     tables = [shape for kind, shape in types.values() if kind == TensorProto.INT8]
@@ -109,7 +109,7 @@ def test_the_file_is_about_a_quarter(schema, tmp_path: Path):
     for model_class, most in ((MF, 0.28), (DeepFM, 0.33)):
         model = model_class(wide, hidden=[8]) if model_class is DeepFM else model_class(wide)
         sizes = []
-        for number, form in enumerate((model, fold(quantize_tables(model)))):
+        for number, form in enumerate((model, multiply_out(quantize_tables(model)))):
             export_graph(form, tmp_path / f"{number}.onnx")
             sizes.append((tmp_path / f"{number}.onnx").stat().st_size)
         assert sizes[1] < most * sizes[0]

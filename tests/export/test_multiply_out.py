@@ -1,4 +1,4 @@
-"""Folded models score as the models they came from, in rows and in requests, in torch and in the graph."""
+"""Models multiplied out score as the models they came from, in rows and in requests, in torch and in the graph."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import onnx
 import pytest
 import torch
 
-from export.fold import fold
+from export.multiply_out import multiply_out
 from export.graph import example_batch, export_graph
 from recsys.data.request import split
 from recsys.models.base import Recommender
@@ -49,19 +49,19 @@ def model(request: pytest.FixtureRequest, columns: FeatureSchema) -> Recommender
 
 
 def test_rows_and_requests_score_the_same(model):
-    folded = fold(model)
+    ready = multiply_out(model)
     batch = example_batch(model.schema, rows=64, length=5)
     with torch.no_grad():
-        torch.testing.assert_close(folded.score(batch), model.score(batch), atol=1e-5, rtol=0)
+        torch.testing.assert_close(ready.score(batch), model.score(batch), atol=1e-5, rtol=0)
         parts = split(batch, model.schema)
         expected = model.score_candidates(*parts)
-        torch.testing.assert_close(folded.score_candidates(*parts), expected, atol=1e-5, rtol=0)
+        torch.testing.assert_close(ready.score_candidates(*parts), expected, atol=1e-5, rtol=0)
 
 
 def test_the_model_stays_as_it_was(model):
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     kind = type(model)
-    fold(model)
+    multiply_out(model)
     assert type(model) is kind
     assert model.state_dict().keys() == before.keys()
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
@@ -69,18 +69,18 @@ def test_the_model_stays_as_it_was(model):
 
 @pytest.mark.parametrize("model_class", [DeepFM, MF])
 def test_the_graph_agrees(model_class, schema, tmp_path: Path):
-    assert export_graph(fold(model_class(schema)), tmp_path / "folded.onnx") <= 1e-5
+    assert export_graph(multiply_out(model_class(schema)), tmp_path / "ready.onnx") <= 1e-5
 
 
 def test_weights_are_shared_not_copied(schema):
     model = DeepFM(schema)
-    assert fold(model).embedding.table.weight.data_ptr() == model.embedding.table.weight.data_ptr()
+    assert multiply_out(model).embedding.table.weight.data_ptr() == model.embedding.table.weight.data_ptr()
 
 
-def test_the_first_layer_of_a_folded_deepfm_reads_no_numbers(schema, tmp_path: Path):
+def test_the_first_layer_of_a_deepfm_reads_no_numbers(schema, tmp_path: Path):
     model = DeepFM(schema, hidden=[24])
-    export_graph(fold(model), tmp_path / "folded.onnx")
-    shapes = {tuple(sorted(tensor.dims)) for tensor in onnx.load(tmp_path / "folded.onnx").graph.initializer}
+    export_graph(multiply_out(model), tmp_path / "ready.onnx")
+    shapes = {tuple(sorted(tensor.dims)) for tensor in onnx.load(tmp_path / "ready.onnx").graph.initializer}
     looked_up = 16 * (len(schema.fields) + len(schema.tags))
     assert tuple(sorted((24, looked_up))) in shapes
     assert tuple(sorted((24, looked_up + 16 * len(schema.numbers)))) not in shapes
