@@ -75,12 +75,16 @@ class FeatureEmbedding(nn.Module):
 
     def forward(self, batch: "Batch", roles: Sequence[Role] = ROLES) -> Tensor:
         """Vectors (B, columns, D) of all columns; of those of `roles` alone where the batch holds no others."""
-        parts = [self.table(batch.ids_BF)]
-        parts += [self.table.mean(batch.lists[name]).unsqueeze(1) for name, role in self.tags if role in roles]
+        parts = self.look_up(batch, roles)
         if self.number is not None:
             number = self.number if len(roles) == len(ROLES) else self.number[_places(self.number_roles, roles)]
             parts.append(batch.numbers_BN.unsqueeze(-1) * number)
         return torch.cat(parts, dim=1)
+
+    def look_up(self, batch: "Batch", roles: Sequence[Role] = ROLES) -> list[Tensor]:
+        """The vectors that come from the table: the fields' (B, F, D), then each tags column's (B, 1, D)."""
+        means = [self.table.mean(batch.lists[name]).unsqueeze(1) for name, role in self.tags if role in roles]
+        return [self.table(batch.ids_BF), *means]
 
     def places(self, roles: Sequence[Role]) -> list[int]:
         """Where the columns of `roles` stand among all columns."""

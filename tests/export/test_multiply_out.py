@@ -1,0 +1,86 @@
+"""Models multiplied out score as the models they came from, in rows and in requests, in torch and in the graph."""
+
+from pathlib import Path
+
+import onnx
+import pytest
+import torch
+
+from export.multiply_out import multiply_out
+from export.graph import example_batch, export_graph
+from recsys.data.request import split
+from recsys.models.base import Recommender
+from recsys.models.deepfm import DeepFM
+from recsys.models.din import DIN
+from recsys.models.mf import MF
+from recsys.models.ncf import NCF
+from recsys.schema import FeatureSchema
+
+CASES = [
+    (DeepFM, {"hidden": [16, 8]}),
+    (DeepFM, {"hidden": [16], "batch_norm": True, "dropout": 0.2}),
+    (DeepFM, {"hidden": []}),
+    (DIN, {}),
+    (MF, {}),
+    (NCF, {}),
+]
+
+
+@pytest.fixture(params=[True, False], ids=["numbers", "no numbers"])
+def columns(request: pytest.FixtureRequest, schema: FeatureSchema) -> FeatureSchema:
+    """The schema with a number of the user and one of the item, or with none."""
+    declared = schema.to_dict()
+    kept = [c for c in declared["columns"] if c["name"] != "price"]
+    more = [{"name": "income", "role": "user", "kind": "number"}, *(c for c in declared["columns"] if c not in kept)]
+    return FeatureSchema.parse({**declared, "columns": [*kept, *more] if request.param else kept})
+
+
+@pytest.fixture(params=CASES, ids=lambda case: f"{case[0].__name__}-{case[1]}")
+def model(request: pytest.FixtureRequest, columns: FeatureSchema) -> Recommender:
+    torch.manual_seed(0)
+    model = request.param[0](columns, **request.param[1])
+    with torch.no_grad():
+        for name, tensor in model.state_dict().items():
+            if name.endswith("running_var"):
+                tensor.uniform_(0.5, 1.5)
+            elif tensor.is_floating_point():
+                tensor.normal_(0, 0.3)
+    return model.eval()
+
+
+def test_rows_and_requests_score_the_same(model):
+    ready = multiply_out(model)
+    batch = example_batch(model.schema, rows=64, length=5)
+    with torch.no_grad():
+        torch.testing.assert_close(ready.score(batch), model.score(batch), atol=1e-5, rtol=0)
+        parts = split(batch, model.schema)
+        expected = model.score_candidates(*parts)
+        torch.testing.assert_close(ready.score_candidates(*parts), expected, atol=1e-5, rtol=0)
+
+
+def test_the_model_stays_as_it_was(model):
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    kind = type(model)
+    multiply_out(model)
+    assert type(model) is kind
+    assert model.state_dict().keys() == before.keys()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize("model_class", [DeepFM, MF])
+def test_the_graph_agrees(model_class, schema, tmp_path: Path):
+    assert export_graph(multiply_out(model_class(schema)), tmp_path / "ready.onnx") <= 1e-5
+
+
+def test_weights_are_shared_not_copied(schema):
+    model = DeepFM(schema)
+    assert multiply_out(model).embedding.table.weight.data_ptr() == model.embedding.table.weight.data_ptr()
+
+
+def test_the_first_layer_of_a_deepfm_reads_no_numbers(schema, tmp_path: Path):
+    model = DeepFM(schema, hidden=[24])
+    export_graph(multiply_out(model), tmp_path / "ready.onnx")
+    shapes = {tuple(sorted(tensor.dims)) for tensor in onnx.load(tmp_path / "ready.onnx").graph.initializer}
+    looked_up = 16 * (len(schema.fields) + len(schema.tags))
+    assert tuple(sorted((24, looked_up))) in shapes
+    assert tuple(sorted((24, looked_up + 16 * len(schema.numbers)))) not in shapes
