@@ -4,13 +4,12 @@ import importlib.metadata
 import json
 import subprocess
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import onnxruntime
 import pandas as pd
 import torch
@@ -20,6 +19,7 @@ from export.catalogue import Catalogue
 from export.core import request_core, row_core, user_core
 from export.graph import open_graph, ranker_graph, recommender_graph, retriever_graph, save_graph
 from export.quality import Judge
+from export.quantize import dense_nodes, float_where_better, quantize_dense
 from export.rows import RawRows, plain
 from export.verify import LABEL, measure
 from recsys.data.batches import EXCLUDED, make_batch
@@ -33,34 +33,41 @@ TOLERANCE = 1e-5
 INT8_TOLERANCE = 0.02  # other processors round sums of integers in other places
 CHECKED_ROWS, CHECKED_REQUESTS, CANDIDATES = 2000, 20, 100
 LABELLED_ROWS, SAMPLE_ROWS, SAMPLE_CANDIDATES = 10_000, 3, 20
-Rewrite = Callable[[onnx.ModelProto], onnx.ModelProto]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Served:
-    """A model as it is to be served: by its `encoders`, its layers rewritten by `rewrite`, under a variant's `name`."""
+    """A model as it is to be served, under a variant's `name`: by its `encoders`, with float or INT8 dense layers."""
 
     model: Recommender
     encoders: Encoders
     name: str = "float32"
-    rewrite: Rewrite | None = None
+    int8_layers: bool = False
 
 
-def write_graphs(served: Served, items: pd.DataFrame, folder: Path) -> dict[str, Path]:
-    """Write the graphs of all forms that the model has to `folder`, with the cleaned `items` as their catalogue."""
+def write_graphs(served: Served, raw: RawRows, folder: Path) -> dict[str, Path]:
+    """Write the graphs of all forms that the model has to `folder`, with the shop's items as their catalogue."""
     model, encoders = served.model, served.encoders
-    rewrite = served.rewrite or (lambda core: core)
-    catalogue = Catalogue.build(model.schema, encoders, items)
+    catalogue = Catalogue.build(model.schema, encoders, raw.events.items)
     graphs = {
-        "recommender": recommender_graph(rewrite(row_core(model)), model, encoders),
-        "ranker": ranker_graph(rewrite(request_core(model)), model, encoders, catalogue),
+        "recommender": recommender_graph(row_core(model), model, encoders),
+        "ranker": ranker_graph(request_core(model), model, encoders, catalogue),
     }
     if model.separable:
         graphs["retriever"] = retriever_graph(user_core(model), model, encoders, catalogue)
     paths = {name: folder / f"{name}.onnx" for name in graphs}
     for name, graph in graphs.items():
         save_graph(graph, paths[name], model)
+        if served.int8_layers:
+            quantize_layers(paths[name], raw)
     return paths
+
+
+def quantize_layers(path: Path, raw: RawRows) -> None:
+    """Turn the dense layers of a graph into INT8, but for those that real rows show to be slower or to suffer by it."""
+    if dense_nodes(path):
+        feeds = [raw.example(open_graph(path))]
+        quantize_dense(path, path, keep_float=float_where_better(path, feeds))
 
 
 def check_parity(model: Recommender, raw: RawRows, graphs: Mapping[str, Path]) -> float:
@@ -111,8 +118,9 @@ def write_artifact(
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as scratch:
-        graphs = write_graphs(served, raw.events.items, Path(scratch))
-        parity = check_parity(served.model, raw, graphs) if served.rewrite is None else None
+        graphs = write_graphs(served, raw, Path(scratch))
+        comparable = not served.int8_layers and served.encoders is raw.store.encoders
+        parity = check_parity(served.model, raw, graphs) if comparable else None
         sessions = {name: open_graph(path) for name, path in graphs.items()}
         rows, quality = labelled_rows(raw, sessions["recommender"])
         content = {
@@ -121,7 +129,7 @@ def write_artifact(
             "schema": served.model.schema.to_dict(),
             "vocabularies": served.encoders.sizes(),
             "code": code_version(),
-            "tolerance": TOLERANCE if served.rewrite is None else INT8_TOLERANCE,
+            "tolerance": INT8_TOLERANCE if served.int8_layers else TOLERANCE,
             "parity": parity,
             "quality": quality,
             **manifest,

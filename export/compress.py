@@ -10,14 +10,15 @@ from typing import Any, Literal, get_args
 import numpy as np
 from torch import Tensor
 
+from export.artifact import Served, quantize_layers
 from export.core import row_core
 from export.graph import open_graph, recommender_graph, save_graph
 from export.measure import BATCHES, measure
 from export.prune import prune_hidden
 from export.quality import Judge
-from export.quantize import quantize_tables
 from export.rare import prune_rows
 from export.rows import RawRows
+from export.tables import quantize_tables
 from recsys.data.batches import Batch, Rows
 from recsys.data.encoders import Encoders
 from recsys.data.split import TRAIN, VALID
@@ -95,6 +96,12 @@ class Variant:
         }
         return ", ".join(change for change, made in changes.items() if made) or "float32"
 
+    @property
+    def served(self) -> Served:
+        """What the bundle is to hold."""
+        int8_layers = self.dense == "int8"
+        return Served(model=self.model, encoders=self.encoders, name=self.name, int8_layers=int8_layers)
+
     def row(self) -> dict[str, Any]:
         """Its line of a table."""
         loss, low, high = self.loss
@@ -115,28 +122,28 @@ class Trials:
         judge = Judge(self.raw, VALID, self.settings.rows)
         base: Tensor | None = None
         for number, (keep, min_count, smaller, encoders) in enumerate(self._models(model)):
-            for tables in _choices(self.settings.tables):
-                core = row_core(quantize_tables(smaller) if tables == "int8" else smaller)
-                for dense in _choices(self.settings.dense):
-                    graph = recommender_graph(int8_layers(core) if dense == "int8" else core, smaller, encoders)
-                    path = self.folder / f"{number}-{tables}-{dense}.onnx"
-                    save_graph(graph, path, smaller)
-                    score_B = judge.scores(open_graph(path))
-                    base = score_B if base is None else base
-                    variant = Variant(
-                        keep=keep,
-                        min_count=min_count,
-                        tables=tables,
-                        dense=dense,
-                        model=smaller,
-                        encoders=encoders,
-                        path=path,
-                        figures=measure(path, self._feed(path, judge)),
-                        metrics=judge.metrics(score_B),
-                        loss=judge.loss(base, score_B),
-                    )
-                    log.info("%s: %s", variant.name, _brief(variant))
-                    yield variant
+            for tables, dense in itertools.product(_choices(self.settings.tables), _choices(self.settings.dense)):
+                built = quantize_tables(smaller) if tables == "int8" else smaller
+                path = self.folder / f"{number}-{tables}-{dense}.onnx"
+                save_graph(recommender_graph(row_core(built), built, encoders), path, built)
+                if dense == "int8":
+                    quantize_layers(path, self.raw)
+                score_B = judge.scores(open_graph(path))
+                base = score_B if base is None else base
+                variant = Variant(
+                    keep=keep,
+                    min_count=min_count,
+                    tables=tables,
+                    dense=dense,
+                    model=built,
+                    encoders=encoders,
+                    path=path,
+                    figures=measure(path, self._feed(path, judge)),
+                    metrics=judge.metrics(score_B),
+                    loss=judge.loss(base, score_B),
+                )
+                log.info("%s: %s", variant.name, _brief(variant))
+                yield variant
 
     def _models(self, model: Recommender) -> Iterator[tuple[float, int, Recommender, Encoders]]:
         """Every model in float32, the least changed first."""

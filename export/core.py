@@ -18,6 +18,7 @@ from torch.export import Dim
 
 from export.builder import OPSET
 from export.fold import fold_weights
+from export.multiply_out import multiply_out
 from recsys.data.batches import Batch
 from recsys.data.request import split
 from recsys.models.base import Recommender
@@ -86,8 +87,9 @@ class _Form(nn.Module):
 
 def row_core(model: Recommender) -> onnx.ModelProto:
     """`score` (B,) of the rows of a batch."""
+    ready = multiply_out(model)
     inputs = [(Inputs(model.schema), example_batch(model.schema, 3), Dim("batch", min=1))]
-    return _export(model, model.score, inputs, "score")
+    return _export(ready, ready.score, inputs, "score")
 
 
 def request_core(model: Recommender) -> onnx.ModelProto:
@@ -97,7 +99,8 @@ def request_core(model: Recommender) -> onnx.ModelProto:
         (Inputs(model.schema, CONTEXT, "context/"), context, None),
         (Inputs(model.schema, ITEM, "item/"), items, Dim("candidates", min=1)),
     ]
-    return _export(model, model.score_candidates, inputs, "score")
+    ready = multiply_out(model)
+    return _export(ready, ready.score_candidates, inputs, "score")
 
 
 def user_core(model: Recommender) -> onnx.ModelProto:
@@ -109,7 +112,6 @@ def user_core(model: Recommender) -> onnx.ModelProto:
 def _export(
     model: Recommender, compute: Callable[..., Tensor], parts: Sequence[tuple[Inputs, Batch, Dim | None]], output: str
 ) -> onnx.ModelProto:
-    model = model.to("cpu").eval()
     form = _Form(model, compute, [inputs for inputs, _, _ in parts]).eval()
     tensors = {n: t for inputs, batch, _ in parts for n, t in inputs.tensors(batch).items()}
     dims = {n: d for inputs, _, rows in parts for n, d in inputs.dims(rows).items()}

@@ -12,6 +12,7 @@ import pandas as pd
 from export.vocabularies import MISSING_INT
 from recsys.data.events import Events, load_events
 from recsys.data.module import DataModule
+from recsys.data.split import VALID
 from recsys.data.store import Store
 from recsys.schema import HISTORY
 
@@ -58,6 +59,13 @@ class RawRows:
             else:
                 feed[i.name] = self._input(i.name, TYPES[i.type], np.array([row]))
         return feed
+
+    def example(self, session: onnxruntime.InferenceSession, rows: int = 256) -> dict[str, np.ndarray]:
+        """Inputs of any graph of the bundle: rows, or a request for as many items, from the validation part."""
+        row_B = np.resize(np.flatnonzero(self.store.part_E == VALID), rows)
+        if any(i.name == "k" for i in session.get_inputs()):
+            return self.request(session, row_B[0], self.store.item_E[row_B], 10)
+        return self.feed(session, row_B)
 
     def _input(self, name: str, dtype: type, row_B: np.ndarray, item_B: np.ndarray | None = None) -> np.ndarray:
         schema = self.store.schema

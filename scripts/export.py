@@ -13,7 +13,7 @@ from rich.console import Console
 from export.artifact import Served, facts_of_run, summary, write_artifact
 from export.compress import Compression, Trials, choose
 from export.quantize import cpu_features
-from export.report import report_variants
+from export.report import loss_on_test, report_variants
 from export.rows import RawRows
 from export.runtime import read_key
 from recsys.cli import Refused, launch
@@ -44,15 +44,17 @@ def export_checkpoint(cfg: DictConfig) -> None:
     tune = functools.partial(fine_tune, data=data, cfg=trained, epochs=settings.epochs)
     with tempfile.TemporaryDirectory(dir=run) as scratch:
         variants = list(Trials(settings=settings, raw=raw, folder=Path(scratch), fine_tune=tune).run(model))
-    chosen = choose(variants, settings)
-    report_variants(run, variants, chosen, settings, raw)
+        chosen = choose(variants, settings)
+        test = loss_on_test(variants, chosen, raw, settings.rows) if chosen else None
+    report_variants(run, variants, chosen, settings, test)
     if chosen is None:
         raise Refused(
             f"no variant is better by {settings.target} and loses at most {settings.budget:g} of the metric; the float "
             "bundle stays. Allow more by compress.budget, or try more by compress.keep and compress.min_count."
         )
     folder = Path(cfg.output or run / "compressed")
-    content = write_artifact(chosen.served, raw, folder, manifest={**facts, "variants": [v.row() for v in variants]}, key=key)
+    facts |= {"variants": [variant.row() for variant in variants], "test": test}
+    content = write_artifact(chosen.served, raw, folder, manifest=facts, key=key)
     console.print(summary(folder, content))
 
 

@@ -2,7 +2,7 @@
 
 from recsys.report.comparison import write_comparison
 from recsys.report.page import write_page
-from recsys.report.plots import plot_curves, plot_roc
+from recsys.report.plots import plot_curves, plot_roc, plot_variants
 from recsys.report.run import evaluation_summary, read_curves, runs_in, write_json
 from recsys.report.tables import cleaning_table, metrics_table, seeds_table
 
@@ -12,6 +12,7 @@ __all__ = [
     "metrics_table",
     "plot_curves",
     "plot_roc",
+    "plot_variants",
     "read_curves",
     "runs_in",
     "seeds_table",

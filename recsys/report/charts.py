@@ -131,6 +131,20 @@ def count_chart(rows: list[dict[str, Any]], metric: str, name: str) -> Markup:
     return _svg(draw, f"{metric} by {name}") if any(row[metric] is not None for row in rows) else Markup()
 
 
+def variant_chart(variants: Sequence[dict[str, Any]], budget: float) -> Markup:
+    """What each compressed variant loses, with its interval, over its latency; the line is the budget."""
+
+    def draw(axes: Axes) -> None:
+        axes.axhline(budget, color=FAINT)
+        for number, variant in enumerate(variants):
+            latency, (low, high) = variant["p50_ms@256"], variant["interval"]
+            axes.vlines(latency, low, high, color=colour(number), alpha=0.4)
+            axes.plot([latency], [variant["loss"]], marker="o", color=colour(number))
+        axes.set(xlabel="ms for 256 rows, one thread", ylabel="loss on validation rows", xlim=(0, None))
+
+    return _svg(draw, "Loss by latency") if variants else Markup()
+
+
 def _svg(draw: Callable[[Axes], None], title: str) -> Markup:
     """What `draw` makes of empty axes, as an SVG element that grows with the page and says its `title`.
 

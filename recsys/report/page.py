@@ -41,6 +41,8 @@ def write_page(folder: Path) -> Path:
         scores=scores_of(run.evaluation),
         by_count={role: by_count_of(run.evaluation.get(name) or [], role) for role, name in COUNTS.items()},
         groups=[groups_of(name, groups) for name, groups in (run.metrics.get("groups") or {}).items() if groups],
+        variants=variants_of(run.variants),
+        variant_chart=charts.variant_chart(run.variants.get("variants") or [], run.variants.get("budget") or 0.0),
         recommendations=run.evaluation.get("recommendations") or [],
         cleaning=cleaning_of(run.metrics.get("cleaning") or {}),
         config_text=config.read_text(encoding="utf-8") if config.is_file() else "",
@@ -102,6 +104,20 @@ def groups_of(name: str, groups: Mapping[str, Mapping[str, Any]]) -> Table:
     columns = dict.fromkeys(column for values in present.values() for column in values)
     rows = [[group, *(values.get(column) for column in columns)] for group, values in present.items()]
     return Table([name, *("number" if column == name else column for column in columns)], rows)
+
+
+def variants_of(content: Mapping[str, Any]) -> Table:
+    """One row per compressed variant, the chosen one marked."""
+    variants = content.get("variants") or []
+    shown = {"MiB": "size_mb", "load s": "load_s", "RSS MiB": "rss_mb", "rows/s": "rows_per_s", "loss": "loss"}
+    for name in (name for name in (variants[0] if variants else ()) if "_ms@" in name):
+        quantile, rows = name.split("_ms@")
+        shown[f"{quantile} ms, {rows} rows"] = name
+    metrics = [name for name in ("auc", "logloss", "rmse", "mae") if variants and name in variants[0]]
+    keys = [*metrics, *shown.values()]
+    names = [f"{v['variant']} ✓" if v["variant"] == content.get("chosen") else v["variant"] for v in variants]
+    lines = [[name, *(v[key] for key in keys)] for name, v in zip(names, variants, strict=True)]
+    return Table(["variant", *metrics, *shown], lines)
 
 
 def cleaning_of(cleaning: Mapping[str, Any]) -> Table:

@@ -1,6 +1,8 @@
 """Plots as PNG files in the run's folder."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib.figure
 from matplotlib.ticker import MaxNLocator
@@ -32,6 +34,27 @@ def plot_roc(score_B: Tensor, label_B: Tensor, title: str, path: Path) -> None:
     axes.plot([0, 1], [0, 1], color="0.7", linewidth=1)
     axes.plot(curve["false_positive_rate"], curve["true_positive_rate"])
     axes.set(title=title, xlabel="false positive rate", ylabel="true positive rate", aspect="equal")
+    _save(figure, path)
+
+
+def plot_variants(variants: Sequence[dict[str, Any]], budget: float, path: Path) -> None:
+    """Compressed variants side by side: what each loses over its latency, latency by batch size, and file size."""
+    figure = matplotlib.figure.Figure(figsize=(13, 3.6), layout="constrained")
+    loss, latency, size = figure.subplots(1, 3)
+    for number, variant in enumerate(variants):
+        style: dict[str, Any] = {"color": f"C{number}", "label": variant["variant"]}
+        low, high = variant["interval"]
+        loss.vlines(variant["p50_ms@256"], low, high, color=f"C{number}", alpha=0.4)
+        loss.plot([variant["p50_ms@256"]], [variant["loss"]], marker="o", **style)
+        batches = [int(name.partition("@")[2]) for name in variant if name.startswith("p50_ms@")]
+        latency.plot(batches, [variant[f"p50_ms@{batch}"] for batch in batches], marker="o", **style)
+        size.barh([number], [variant["size_mb"]], color=f"C{number}")
+    loss.axhline(budget, color="0.7", linestyle="--")
+    loss.set(xlabel="ms for 256 rows, one thread", ylabel="loss on validation rows", xlim=(0, None))
+    latency.set(xlabel="rows", ylabel="ms, one thread (median)", xscale="log", yscale="log")
+    size.set(xlabel="MiB")
+    size.set_yticks(range(len(variants)), [variant["variant"] for variant in variants])
+    size.invert_yaxis()
     _save(figure, path)
 
 

@@ -84,6 +84,7 @@ class Run:
     config: dict[str, Any]
     metrics: dict[str, Any]
     evaluation: dict[str, Any]
+    variants: dict[str, Any]
     curves: Curves
     finished: datetime
 
@@ -148,6 +149,7 @@ def read_run(folder: Path) -> Run:
         config=_read(folder / "config.yaml"),
         metrics=_read(metrics),
         evaluation=_read(folder / "evaluation.json"),
+        variants=_read(folder / "variants.json"),
         curves=read_curves(folder / "log" / "metrics.csv"),
         finished=datetime.fromtimestamp(metrics.stat().st_mtime),
     )

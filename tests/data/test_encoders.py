@@ -127,7 +127,9 @@ def test_buckets_of_missing_extreme_and_tiny_values():
     encoder = Buckets.fit(np.array([1.0, 2.0, 3.0, 4.0, np.nan]), buckets=4)
     assert encoder.encode(np.array([np.nan, -1e30, 1e30, np.inf, 1e300])).tolist() == [0, 1, 4, 0, 0]
     # Bug: values below 1e-12 were all rounded to 0, one bucket.
-    assert Buckets.fit(np.array([1e-15, 2e-15, 3e-15, 4e-15]), buckets=2).boundaries.tolist() == [float(np.float32(3e-15))]
+    assert Buckets.fit(np.array([1e-15, 2e-15, 3e-15, 4e-15]), buckets=2).boundaries.tolist() == [
+        float(np.float32(3e-15))
+    ]
 
 
 @brute_force

@@ -58,7 +58,7 @@ def build(data: DataModule, name: str, options: dict[str, Any]) -> Recommender:
 def graphs_of(model: Recommender, data: DataModule, folder: Path) -> tuple[RawRows, dict[str, Path]]:
     raw = RawRows.read(data)
     served = Served(model=model, encoders=data.store.encoders)
-    return raw, write_graphs(served, raw.events.items, folder)
+    return raw, write_graphs(served, raw, folder)
 
 
 @pytest.mark.parametrize(("name", "options"), CASES)
