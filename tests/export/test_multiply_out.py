@@ -6,8 +6,8 @@ import onnx
 import pytest
 import torch
 
-from export.multiply_out import multiply_out
 from export.graph import example_batch, export_graph
+from export.multiply_out import multiply_out
 from recsys.data.request import split
 from recsys.models.base import Recommender
 from recsys.models.deepfm import DeepFM

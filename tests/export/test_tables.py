@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto
 
-from export.multiply_out import multiply_out
 from export.graph import example_batch, export_graph
+from export.multiply_out import multiply_out
 from export.tables import Int8Table, ScalarTable, quantize_tables
 from recsys.layers.embedding import Table
 from recsys.models.base import Recommender
