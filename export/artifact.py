@@ -29,6 +29,7 @@ from recsys.data.split import TEST
 from recsys.files import whole_file
 from recsys.models.base import Recommender
 
+FLOAT = "float32"
 TOLERANCE = 1e-5
 INT8_TOLERANCE = 0.02  # other processors round sums of integers in other places
 CHECKED_ROWS, CHECKED_REQUESTS, CANDIDATES = 2000, 20, 100
@@ -41,7 +42,7 @@ class Served:
 
     model: Recommender
     encoders: Encoders
-    name: str = "float32"
+    name: str = FLOAT
     int8_layers: bool = False
 
 
@@ -97,10 +98,14 @@ def _request_difference(model: Recommender, raw: RawRows, path: Path) -> float:
 
 
 def _difference(model: Recommender, raw: RawRows, row_B: np.ndarray, item_B: np.ndarray, score_B: np.ndarray) -> float:
-    """The greatest distance of `score_B` to the model's own scores of events with these items."""
+    return float(np.abs(model_scores(model, raw, row_B, item_B) - score_B).max())
+
+
+def model_scores(model: Recommender, raw: RawRows, row_B: np.ndarray, item_B: np.ndarray) -> np.ndarray:
+    """The model's own scores (B,) of events with these items."""
     batch = make_batch(raw.store, raw.store.user_E[row_B], item_B, row_B, np.zeros(len(row_B)))
     with torch.no_grad():
-        return float(np.abs(model.score(batch).numpy() - score_B).max())
+        return model.score(batch).numpy()
 
 
 def write_artifact(

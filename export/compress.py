@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from torch import Tensor
 
-from export.artifact import Served, quantize_layers
+from export.artifact import FLOAT, Served, quantize_layers
 from export.core import row_core
 from export.graph import open_graph, recommender_graph, save_graph
 from export.measure import BATCHES, measure
@@ -94,7 +94,7 @@ class Variant:
             "int8 tables": self.tables == "int8",
             "int8 layers": self.dense == "int8",
         }
-        return ", ".join(change for change, made in changes.items() if made) or "float32"
+        return ", ".join(change for change, made in changes.items() if made) or FLOAT
 
     @property
     def served(self) -> Served:

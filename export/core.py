@@ -29,22 +29,28 @@ LARGE = 1_500_000_000  # bytes of weights from which they are kept in a file of 
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """The tensors of a batch with the columns of some roles, by the names they have in a core."""
+    """The tensors of a batch with the columns of some roles that a model reads, by the names they have in a core."""
 
-    schema: FeatureSchema
+    model: Recommender
     roles: Sequence[Role] = ROLES
     prefix: str = ""
+
+    @property
+    def schema(self) -> FeatureSchema:
+        """The model's."""
+        return self.model.schema
 
     @property
     def lists(self) -> list[str]:
         """The lists of the batch: tags of these roles, and histories, which belong to the user."""
         tags = [c.name for c in self.schema.tags if c.role in self.roles]
-        return tags + ([history_name(c.name) for c in self.schema.histories] if "user" in self.roles else [])
+        past = [history_name(c.name) for c in self.schema.histories] if "user" in self.roles else []
+        return [name for name in (*tags, *past) if name in self.model.reads]
 
     @property
     def numbers(self) -> int:
         """The number columns of these roles."""
-        return sum(c.role in self.roles for c in self.schema.numbers)
+        return sum(c.role in self.roles and c.name in self.model.reads for c in self.schema.numbers)
 
     def tensors(self, batch: Batch) -> dict[str, Tensor]:
         """The batch's tensors by name."""
@@ -64,7 +70,7 @@ class Inputs:
         shapes: dict[str, dict[int, Dim]] = {name: {} for name in ("ids", *["numbers"] * bool(self.numbers))}
         length = Dim("length", min=1)
         shapes |= {c.name: {1: Dim(f"tags_{n}", min=1)} for n, c in enumerate(self.schema.tags) if c.name in self.lists}
-        for n, column in enumerate(self.schema.histories if "user" in self.roles else ()):
+        for n, column in enumerate(c for c in self.schema.histories if history_name(c.name) in self.lists):
             more = {} if column.is_field else {2: Dim(f"history_tags_{n}", min=1)}
             shapes[history_name(column.name)] = {1: length, **more}
         first = {} if rows is None else {0: rows}
@@ -88,7 +94,7 @@ class _Form(nn.Module):
 def row_core(model: Recommender) -> onnx.ModelProto:
     """`score` (B,) of the rows of a batch."""
     ready = multiply_out(model)
-    inputs = [(Inputs(model.schema), example_batch(model.schema, 3), Dim("batch", min=1))]
+    inputs = [(Inputs(model), example_batch(model.schema, 3), Dim("batch", min=1))]
     return _export(ready, ready.score, inputs, "score")
 
 
@@ -96,8 +102,8 @@ def request_core(model: Recommender) -> onnx.ModelProto:
     """`score` (N,) of N items, inputs `item/...`, for one user in one scene, inputs `context/...`."""
     context, items = split(example_batch(model.schema, 3), model.schema)
     inputs = [
-        (Inputs(model.schema, CONTEXT, "context/"), context, None),
-        (Inputs(model.schema, ITEM, "item/"), items, Dim("candidates", min=1)),
+        (Inputs(model, CONTEXT, "context/"), context, None),
+        (Inputs(model, ITEM, "item/"), items, Dim("candidates", min=1)),
     ]
     ready = multiply_out(model)
     return _export(ready, ready.score_candidates, inputs, "score")
@@ -106,7 +112,7 @@ def request_core(model: Recommender) -> onnx.ModelProto:
 def user_core(model: Recommender) -> onnx.ModelProto:
     """`vector` (1, K) of a separable model's user, inputs `context/...`."""
     context, _ = split(example_batch(model.schema, 3), model.schema)
-    return _export(model, model.user_vector, [(Inputs(model.schema, CONTEXT, "context/"), context, None)], "vector")
+    return _export(model, model.user_vector, [(Inputs(model, CONTEXT, "context/"), context, None)], "vector")
 
 
 def _export(

@@ -103,7 +103,8 @@ class MultipliedDeepFM(DeepFM):
     def _add_numbers(self, sums: Sums, number_BN: Tensor, roles: Sequence[Role]) -> Sums:
         assert self.embedding.number is not None
         assert self.first_order.number is not None
-        places = torch.tensor([n for n, role in enumerate(self.embedding.number_roles) if role in roles])
+        chosen = [n for n, role in enumerate(self.embedding.number_roles) if role in roles]
+        places = torch.tensor(chosen, dtype=torch.int64)
         first_N = self.first_order.number[:, 0][places] - number_BN * self.square_N[places]
         return Sums(
             sums.hidden + number_BN @ self.number_NH[places],

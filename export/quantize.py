@@ -3,6 +3,7 @@
 Tables are quantized before the export (`export.tables`). Letters: B rows, K inputs and O outputs of a layer.
 """
 
+import logging
 import tempfile
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -75,15 +76,19 @@ def _quantized(prepared: Path, names: list[str], reduce_range: bool) -> ModelPro
     if not names:  # which ONNX Runtime would take for all
         return onnx.load(prepared)
     draft = prepared.with_name("int8.onnx")
-    quantize_dynamic(
-        prepared,
-        draft,
-        op_types_to_quantize=["MatMul"],
-        per_channel=True,
-        reduce_range=reduce_range,
-        weight_type=QuantType.QInt8,
-        nodes_to_quantize=names,
-    )
+    logging.disable(logging.WARNING)  # it warns of a preparation that was done
+    try:
+        quantize_dynamic(
+            prepared,
+            draft,
+            op_types_to_quantize=["MatMul"],
+            per_channel=True,
+            reduce_range=reduce_range,
+            weight_type=QuantType.QInt8,
+            nodes_to_quantize=names,
+        )
+    finally:
+        logging.disable(logging.NOTSET)
     return onnx.load(draft)
 
 

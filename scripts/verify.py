@@ -12,9 +12,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from export.runtime import read_key
+from export.artifact import CHECKED_ROWS, FLOAT, model_scores
+from export.rows import RawRows, plain
+from export.runtime import Bundle, read_key
 from export.verify import Check, check_files, check_parity, check_quality
 from recsys.cli import launch
+from recsys.config import checkpoint_config, reopen
+from recsys.data.split import TEST
 
 SIGNS = {True: "[green]proved[/]", False: "[bold red]FAILED[/]", None: "measured"}
 
@@ -24,7 +28,12 @@ def verify(cfg: DictConfig) -> None:
     files, bundle = check_files(Path(cfg.bundle), read_key(cfg.key_file) if cfg.key_file else None)
     checks = [files]
     if bundle is not None and cfg.checkpoint:
-        checks.append(check_parity(bundle, *scored_rows(cfg.checkpoint)))
+        variant = bundle.manifest.get("variant", "")
+        if variant != FLOAT:
+            raise ValueError(
+                f"`checkpoint`: the bundle holds the variant {variant!r}, which scores otherwise; give rows=..."
+            )
+        checks.append(check_parity(bundle, *scored_rows(bundle, cfg.checkpoint)))
     if bundle is not None and cfg.rows:
         checks += check_quality(bundle, pd.read_parquet(cfg.rows))
     Console(highlight=False).print(checks_table(f"Verification of {cfg.bundle}", checks))
@@ -34,9 +43,13 @@ def verify(cfg: DictConfig) -> None:
         raise ValueError(f"{cfg.bundle} failed: {', '.join(failed)}; do not serve it, export it again.")
 
 
-def scored_rows(checkpoint: str) -> tuple[dict[str, np.ndarray], np.ndarray]:
+def scored_rows(bundle: Bundle, checkpoint: str) -> tuple[dict[str, list], np.ndarray]:
     """Raw test rows of a checkpoint's data by input name, and the model's own scores (B,) of them."""
-    raise ValueError(f"`checkpoint`: raw rows of {checkpoint} cannot be read yet; leave it out and give rows=...")
+    data, model = reopen(checkpoint, checkpoint_config(checkpoint))
+    raw = RawRows.read(data)
+    row_B = np.flatnonzero(raw.store.part_E == TEST)[:CHECKED_ROWS]
+    rows = plain(raw.feed(bundle.graphs["recommender"].session, row_B))
+    return rows, model_scores(model, raw, row_B, raw.store.item_E[row_B])
 
 
 def checks_table(title: str, checks: list[Check]) -> Table:

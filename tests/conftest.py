@@ -6,12 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
+import onnxruntime
 import pandas as pd
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
+from export.core import Inputs
+from recsys.data.batches import Batch
 from recsys.schema import FeatureSchema
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -74,6 +78,18 @@ def real_data() -> Path:
     if not folder or not Path(folder).is_dir():
         pytest.skip("RECSYS_DATA names no folder with datasets")
     return Path(folder)
+
+
+@pytest.fixture
+def run_core() -> Callable[..., np.ndarray]:
+    """Run an exported core on batches, each beside the `Inputs` that name its tensors."""
+
+    def run(core: onnx.ModelProto, *parts: tuple[Inputs, Batch]) -> np.ndarray:
+        session = onnxruntime.InferenceSession(core.SerializeToString(), providers=["CPUExecutionProvider"])
+        named = {name: tensor for inputs, batch in parts for name, tensor in inputs.tensors(batch).items()}
+        return session.run(None, {i.name: named[i.name].numpy() for i in session.get_inputs()})[0]
+
+    return run
 
 
 @pytest.fixture(autouse=True, scope="session")

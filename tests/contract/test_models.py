@@ -7,8 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import onnx
-import onnxruntime
 import pandas as pd
 import pytest
 import pytorch_lightning as pl
@@ -172,20 +170,13 @@ def test_checkpoint_round_trip_without_pickled_code(build, schema, tmp_path):
     assert torch.equal(again.score(batch), model.score(batch))
 
 
-def run_core(core: onnx.ModelProto, *parts: tuple[Inputs, Batch]) -> np.ndarray:
-    session = onnxruntime.InferenceSession(core.SerializeToString(), providers=["CPUExecutionProvider"])
-    wanted = {i.name for i in session.get_inputs()}
-    named = {name: tensor for inputs, batch in parts for name, tensor in inputs.tensors(batch).items()}
-    return session.run(None, {name: tensor.numpy() for name, tensor in named.items() if name in wanted})[0]
-
-
-def test_the_row_form_is_the_model(build, schema):
+def test_the_row_form_is_the_model(build, schema, run_core):
     model = stir(build(schema))
     core = row_core(model)
     assert {node.op_type for node in core.graph.node}.isdisjoint(("EmbeddingBag", "Loop", "If", "SequenceConstruct"))
     for count, length in ((1, 0), (2, 1), (7, 6), (512, 6), (3, 9)):
         batch = example_batch(schema, rows=count, length=length, seed=count)
-        found_B = run_core(core, (Inputs(schema), batch))
+        found_B = run_core(core, (Inputs(model), batch))
         np.testing.assert_allclose(found_B, model.score(batch).detach().numpy(), atol=1e-5, rtol=0)
 
 
@@ -223,14 +214,14 @@ def test_separable_models_score_by_a_dot_product(build, every_role):
     torch.testing.assert_close((item_NK * user_1K).sum(1), logit_N, atol=1e-5, rtol=0)
 
 
-def test_the_request_form_is_the_model_and_cuts_no_weights(build, every_role):
+def test_the_request_form_is_the_model_and_cuts_no_weights(build, every_role, run_core):
     model = stir(build(every_role))
     core = request_core(model)
     constants = {tensor.name for tensor in core.graph.initializer}
     assert [node.op_type for node in core.graph.node if constants.issuperset(node.input)] == []
     for count, length in ((1, 0), (2, 1), (50, 6)):
         context, items = split(example_batch(every_role, rows=count, length=length, seed=count), every_role)
-        parts = (Inputs(every_role, CONTEXT, "context/"), context), (Inputs(every_role, ITEM, "item/"), items)
+        parts = (Inputs(model, CONTEXT, "context/"), context), (Inputs(model, ITEM, "item/"), items)
         expected_N = model.score(join(context, items, every_role)).detach().numpy()
         np.testing.assert_allclose(run_core(core, *parts), expected_N, atol=1e-5, rtol=0)
 

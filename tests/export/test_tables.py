@@ -1,17 +1,13 @@
 """Tables that are stored small: how far their rows may move, and what they become in a graph."""
 
-from pathlib import Path
-
 import numpy as np
-import onnx
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto
 
-from export.graph import example_batch, export_graph
-from export.multiply_out import multiply_out
+from export.core import Inputs, example_batch, row_core
 from export.tables import Int8Table, ScalarTable, quantize_tables
 from recsys.layers.embedding import Table
 from recsys.models.base import Recommender
@@ -84,10 +80,11 @@ def test_scores_hardly_move_and_the_model_stays_as_it_was(model, schema):
     assert not [module for module in small.modules() if isinstance(module, Table)]
 
 
-def test_the_graph_holds_int8_and_plain_look_ups(model, schema, tmp_path: Path):
-    path = tmp_path / "small.onnx"
-    assert export_graph(multiply_out(quantize_tables(model)), path) <= 1e-5
-    content = onnx.load(path)
+def test_the_graph_holds_int8_and_plain_look_ups(model, schema, run_core):
+    small, batch = quantize_tables(model), example_batch(schema, rows=64, length=5)
+    content = row_core(small)
+    expected_B = small.score(batch).detach().numpy()
+    np.testing.assert_allclose(run_core(content, (Inputs(small), batch)), expected_B, atol=1e-5)
     types = {tensor.name: (tensor.data_type, tuple(tensor.dims)) for tensor in content.graph.initializer}
     tables = [shape for kind, shape in types.values() if kind == TensorProto.INT8]
     assert sorted(tables) == sorted(
@@ -104,12 +101,9 @@ def test_the_graph_holds_int8_and_plain_look_ups(model, schema, tmp_path: Path):
     assert not [kind for kind in kinds if "Sequence" in kind]
 
 
-def test_the_file_is_about_a_quarter(schema, tmp_path: Path):
+def test_the_file_is_about_a_quarter(schema):
     wide = FeatureSchema.parse({**schema.to_dict(), "sizes": {**schema.sizes, "user": 30_000}})
     for model_class, most in ((MF, 0.28), (DeepFM, 0.33)):
         model = model_class(wide, hidden=[8]) if model_class is DeepFM else model_class(wide)
-        sizes = []
-        for number, form in enumerate((model, multiply_out(quantize_tables(model)))):
-            export_graph(form, tmp_path / f"{number}.onnx")
-            sizes.append((tmp_path / f"{number}.onnx").stat().st_size)
-        assert sizes[1] < most * sizes[0]
+        whole, small = (len(row_core(form).SerializeToString()) for form in (model, quantize_tables(model)))
+        assert small < most * whole
