@@ -37,7 +37,7 @@ def measure(path: Path, feed: Mapping[str, np.ndarray]) -> dict[str, float]:
     `p99_ms@B` at batch size B on one thread, `rows_per_s` at 512 rows on all cores.
     """
     files = [path, path.with_name(f"{path.name}.data")]
-    figures = {"size_mb": sum(f.stat().st_size for f in files if f.exists()) / 2**20, **_load(path)}
+    figures = {"size_mb": sum(f.stat().st_size for f in files if f.exists()) / 2**20, **load_figures(path)}
     session = open_graph(path, threads=1)
     for batch in BATCHES:
         seconds = run_times(session, {name: values[:batch] for name, values in feed.items()})
@@ -47,7 +47,7 @@ def measure(path: Path, feed: Mapping[str, np.ndarray]) -> dict[str, float]:
     return {name: float(value) for name, value in figures.items()}
 
 
-def _load(path: Path) -> dict[str, float]:
+def load_figures(path: Path) -> dict[str, float]:
     """Seconds and memory (MiB) that loading takes in a process that does nothing else."""
     done = subprocess.run([sys.executable, "-c", LOAD, str(path)], capture_output=True, text=True, check=True)
     return json.loads(done.stdout)

@@ -35,9 +35,11 @@ def export_checkpoint(cfg: DictConfig) -> None:
     raw = RawRows.read(data)
     facts = facts_of_run(data, run)
     served = Served(model=model, encoders=data.store.encoders)
-    if settings is None:
-        folder = Path(cfg.output or run / "bundle")
+    folder = Path(cfg.output or run / "bundle")
+    if settings is None or not (run / "bundle").exists():
+        folder = run / "bundle" if settings else folder
         console.print(summary(folder, write_artifact(served, raw, folder, manifest=facts, key=key)))
+    if settings is None:
         return
     console.print(f"processor: {', '.join(cpu_features()) or 'unknown'}")
     model.set_training(**training_of(trained))
