@@ -144,7 +144,7 @@ def second_moments(model: Recommender, layers: list[HiddenLayer], batch: Batch) 
     for layer in layers:
         width = len(model.get_parameter(f"{layer.makers[0]}.weight"))
         x = seen[layer.reader][0][0][..., layer.first : layer.first + width]
-        x = x[seen[layer.mask][0][2]] if layer.mask else x
+        x = x.flatten(0, -2)[seen[layer.mask][0][2].flatten()] if layer.mask else x
         x_BH = F.pad(x.double(), (0, 1), value=1.0)
         moments.append(x_BH.T @ x_BH)
     return moments

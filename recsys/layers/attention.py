@@ -40,21 +40,42 @@ class LocalActivationUnit(nn.Module):
         In evaluation mode, keys and a mask of one row serve all queries and are projected once.
         """
         assert not self.training or len(mask_BL) == len(query_BD)
-        linear_BH = self.query(query_BD)
         if self.training:  # padding is often most of the places, so compute the real ones only
             row_N, place_N = mask_BL.nonzero(as_tuple=True)
-            weight_N = self._weigh(query_BD[row_N], linear_BH[row_N], key_BLD[row_N, place_N])
+            first_NH = self._first(query_BD[row_N], self.query(query_BD)[row_N], key_BLD[row_N, place_N])
+            weight_N = self._weigh(first_NH)
             weight_BL = weight_N.new_zeros(mask_BL.shape).index_put((row_N, place_N), weight_N)
+        elif key_BLD.shape[0] == 1:
+            weight_BL = self._weigh(self._first_of_shared(query_BD, key_BLD[0]))
         else:
-            weight_BL = self._weigh(query_BD.unsqueeze(1), linear_BH.unsqueeze(1), key_BLD)
+            weight_BL = self._weigh(self._first(query_BD.unsqueeze(1), self.query(query_BD).unsqueeze(1), key_BLD))
         if self.softmax:
             weight_BL = weight_BL.masked_fill(~mask_BL, torch.finfo(weight_BL.dtype).min).softmax(-1)
         weight_BL = weight_BL * mask_BL
         return (weight_BL.unsqueeze(1) @ key_BLD).squeeze(1)
 
-    def _weigh(self, query: Tensor, linear: Tensor, key: Tensor) -> Tensor:
-        """a(key, query) for each key, the last dimension gone; `linear` is the query's part of the first layer."""
-        x = linear + self.key(key) + self.product(query * key)
+    def _first(self, query: Tensor, linear: Tensor, key: Tensor) -> Tensor:
+        """The first layer's sums (..., H) for each key; `linear` is the query's part of them."""
+        return linear + self.key(key) + self.product(query * key)
+
+    def _first_of_shared(self, query_BD: Tensor, key_LD: Tensor) -> Tensor:
+        """The first layer's sums (B, L, H) where all queries share the keys.
+
+        They are linear in the query, (W_q + W_p diag(key_l)) query + W_k key_l + b: one product for all keys.
+        """
+        weight_LHD = self.query.weight + self.product.weight * key_LD.unsqueeze(1)
+        bias_LH = self.query.bias + self.key(key_LD)
+        first_BK = torch.addmm(bias_LH.flatten(), query_BD, weight_LHD.flatten(0, 1).T)
+        return first_BK.unflatten(1, bias_LH.shape)
+
+    def _weigh(self, x: Tensor) -> Tensor:
+        """a(key, query) for each key from the first layer's sums (..., H), the last dimension gone."""
         for activation, inner in itertools.zip_longest(self.activations, self.inner):
-            x = activation(x) if inner is None else inner(activation(x))
-        return self.out(x).squeeze(-1)
+            x = activation(x)
+            x = x if inner is None else _flat(inner, x)
+        return _flat(self.out, x).squeeze(-1)
+
+
+def _flat(linear: nn.Module, x: Tensor) -> Tensor:
+    """A layer on all but the last dimension in one, so that ONNX Runtime adds the bias within the product."""
+    return linear(x.view(-1, x.shape[-1])).view(*x.shape[:-1], -1)
