@@ -16,16 +16,16 @@ BATCHES = (1, 16, 128, 256, 512)
 SECONDS, RUNS = 1.0, 300  # for each batch size, at most
 WARM, LEAST = 5, 20
 LOAD = """
-import json, sys, time
+import json, pathlib, sys, time
 import onnxruntime
+sys.path.insert(0, sys.argv[2])
+from runtime import open_session
 def resident():
     with open("/proc/self/statm") as file:
         return int(file.read().split()[1]) * 4096
 onnxruntime.get_available_providers()
 before, started = resident(), time.perf_counter()
-options = onnxruntime.SessionOptions()
-options.intra_op_num_threads = 1
-session = onnxruntime.InferenceSession(sys.argv[1], options, providers=["CPUExecutionProvider"])
+session = open_session(pathlib.Path(sys.argv[1]), 1)
 print(json.dumps({"load_s": time.perf_counter() - started, "rss_mb": (resident() - before) / 2**20}))
 """
 
@@ -48,8 +48,9 @@ def measure(path: Path, feed: Mapping[str, np.ndarray]) -> dict[str, float]:
 
 
 def load_figures(path: Path) -> dict[str, float]:
-    """Seconds and memory (MiB) that loading takes in a process that does nothing else."""
-    done = subprocess.run([sys.executable, "-c", LOAD, str(path)], capture_output=True, text=True, check=True)
+    """Seconds and memory (MiB) that a bundle's runtime takes to load a graph in a process that does nothing else."""
+    command = [sys.executable, "-c", LOAD, str(path), str(Path(__file__).parent)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     return json.loads(done.stdout)
 
 
