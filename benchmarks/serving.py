@@ -58,8 +58,9 @@ def wide_schema() -> tuple[FeatureSchema, Encoders]:
     others = [f"{role}{n}" for role, count in FIELDS.items() for n in range(1 - (role == "scene"), count)]
     sizes |= dict.fromkeys(others, (IDS - sum(sizes.values())) // len(others))
     numbers = [f"{role}_x{n}" for role, count in NUMBERS.items() for n in range(count)]
-    columns = {name: Vocabulary(values=list(range(size)), counts=[1] * size) for name, size in sizes.items()}
-    return fitted(Encoders(columns=columns | {name: Standardiser(count=2, mean=0.0, square=2.0) for name in numbers}))
+    ids = {name: Vocabulary(values=list(range(size)), counts=[1] * size) for name, size in sizes.items()}
+    standard = dict.fromkeys(numbers, Standardiser(count=2, mean=0.0, square=2.0))
+    return fitted(Encoders(columns={**ids, **standard}))
 
 
 def fitted(encoders: Encoders) -> tuple[FeatureSchema, Encoders]:
@@ -203,7 +204,7 @@ def text_row(folder: Path) -> Row:
     names = [f"customer-{n:07}" for n in range(TEXTS)]
     columns = {"user": Vocabulary(values=names, counts=[1] * TEXTS), "item": Vocabulary(values=[1], counts=[1])}
     schema, encoders = fitted(Encoders(columns={**columns}))
-    model, path = MF(schema).eval(), folder / "texts.onnx"
+    model, path = MF(schema, embedding_dim=16).eval(), folder / "texts.onnx"
     save_graph(recommender_graph(row_core(model), model, encoders), path, model)
     figures, size = load_figures(path), path.stat().st_size / 2**20
     memory = f"{figures['rss_mb'] / size:.1f}x the file's {size:.0f} MiB in memory"
