@@ -19,7 +19,7 @@ class Int8Table(nn.Module):
     """A table whose rows are int8 with one float16 scale each: vector = scale * row, off by half a scale at most.
 
     One scale for all rows would be that of the largest row and leave rare values, whose rows are small, with few
-    distinct numbers. In a graph: Gather, GatherElements, Cast, DequantizeLinear.
+    distinct numbers. In a graph: GatherND, GatherElements, Cast, DequantizeLinear.
     """
 
     row_RD: Tensor

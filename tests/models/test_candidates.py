@@ -38,7 +38,7 @@ def test_a_candidate_more_costs_ncf_the_items_part_of_the_first_layer(every_role
 def test_a_candidate_more_costs_din_no_projection_of_the_history(every_role):
     model = DIN(every_role, embedding_dim=2, hidden=[32, 16], attention_hidden=[10, 5])
     interest = 3 * 2  # three history columns
-    attention = interest * 10 + 6 * (interest * 10 + 10 * 5 + 5) + 6 * interest
+    attention = 6 * (interest * 10 + 10 * 5 + 5) + 6 * interest  # the query's own part is in the first product
     per_candidate = attention + (4 * 2 + 2 * interest) * 32 + 32 * 16 + 16
     assert multiplications(model, every_role, 9) - multiplications(model, every_role, 8) == per_candidate
 
