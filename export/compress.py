@@ -16,7 +16,7 @@ from export.graph import open_graph, recommender_graph, save_graph
 from export.measure import BATCHES, measure
 from export.prune import prune_hidden
 from export.quality import Judge
-from export.rare import prune_rows
+from export.rare import min_count_for, prune_rows
 from export.rows import RawRows
 from export.tables import quantize_tables
 from recsys.data.batches import Batch, Rows
@@ -38,7 +38,7 @@ class Compression:
     """What is tried, every combination of it, and what decides.
 
     `keep`: shares of the hidden units (1: all), fine-tuned for `epochs`. `min_count`: values with fewer training rows
-    share the unseen row. `tables` and `dense`: numbers of the embedding tables and of the dense layers. A variant may
+    share the unseen row; `table_rows` adds the least such count that leaves at most as many table rows. `tables` and `dense`: numbers of the embedding tables and of the dense layers. A variant may
     lose at most `budget` of the metric on at most `rows` validation rows; of those that do, the best has the least
     `target`: latency (median of a batch of 256 on one thread) or size (of the file).
     """
@@ -47,6 +47,7 @@ class Compression:
     target: Target = "latency"
     keep: tuple[float, ...] = (1.0, 0.5)
     min_count: tuple[int, ...] = (1,)
+    table_rows: int | None = None
     tables: tuple[Numbers, ...] = ("float32", "int8")
     dense: tuple[Numbers, ...] = ("float32", "int8")
     epochs: int = 1
@@ -147,13 +148,15 @@ class Trials:
 
     def _models(self, model: Recommender) -> Iterator[tuple[float, int, Recommender, Encoders]]:
         """Every model in float32, the least changed first."""
-        combinations = {(1.0, 1), *itertools.product(self.settings.keep, self.settings.min_count)}
+        encoders, counts = self.raw.store.encoders, set(self.settings.min_count)
+        if self.settings.table_rows is not None:
+            counts.add(min_count_for(encoders, self.settings.table_rows))
+        combinations = {(1.0, 1), *itertools.product(self.settings.keep, counts)}
         narrow = {1.0: model}
         for keep, min_count in sorted(combinations, key=lambda c: (-c[0], c[1])):
             if keep not in narrow:
                 log.info("pruning the hidden layers to %g of their units", keep)
                 narrow[keep] = self.fine_tune(prune_hidden(model, calibration(self.raw), keep))
-            encoders = self.raw.store.encoders
             smaller = prune_rows(narrow[keep], encoders, min_count) if min_count > 1 else (narrow[keep], encoders)
             yield keep, min_count, *smaller
 
