@@ -37,7 +37,7 @@ GAIN = 0.95  # a variant must need at most this share of the trained model's lat
 class Compression:
     """What is tried, every combination of it, and what decides.
 
-    `keep`: shares of the hidden units (1: all), fine-tuned for `epochs`. `min_count`: values with fewer training rows
+    `keep`: shares of the hidden units (1: all), fine-tuned for `epochs` at `lr_share` of the learning rate. `min_count`: values with fewer training rows
     share the unseen row; `table_rows` adds the least such count that leaves at most as many table rows. `tables` and
     `dense`: numbers of the embedding tables and of the dense layers. A variant may lose at most `budget` of the metric
     on at most `rows` validation rows; of those that do, the best has the least `target`: latency (median of a batch of
@@ -52,6 +52,7 @@ class Compression:
     tables: tuple[Numbers, ...] = ("float32", "int8")
     dense: tuple[Numbers, ...] = ("float32", "int8")
     epochs: int = 1
+    lr_share: float = 0.05
     rows: int = 50_000
 
     def __post_init__(self) -> None:
@@ -61,6 +62,7 @@ class Compression:
             "keep": (all(0 < share <= 1 for share in self.keep), "shares of the hidden units in (0, 1]"),
             "min_count": (all(count >= 1 for count in self.min_count), "counts of at least 1"),
             "epochs": (self.epochs >= 0, "at least 0"),
+            "lr_share": (0 < self.lr_share <= 1, "a share of the training's learning rate in (0, 1]"),
             "rows": (self.rows >= 1, "at least 1"),
         }
         for name, (holds, rule) in rules.items():

@@ -34,8 +34,8 @@ def report_variants(
         "machine": {"cpu": cpu_features(), "system": platform.platform(), "onnxruntime": onnxruntime.__version__},
         "variants": rows,
     }
-    console = Console(highlight=False)
-    console.print(variants_table(variants, chosen), width=max(console.width, WIDTH))
+    console = Console(highlight=False, width=max(Console().width, WIDTH))
+    console.print(variants_table(variants, chosen))
     write_json(run / FILE, content)
     plot_variants(rows, settings.budget, run / "plots" / "variants.png")
     if (run / "metrics.json").is_file():

@@ -17,7 +17,7 @@ from export.report import loss_on_test, report_variants
 from export.rows import RawRows
 from export.runtime import read_key
 from recsys.cli import Refused, launch
-from recsys.config import checkpoint_config, reopen, resolve, training_of
+from recsys.config import checkpoint_config, reopen, resolve
 from recsys.declare import declare
 from recsys.training import fine_tune
 
@@ -42,8 +42,7 @@ def export_checkpoint(cfg: DictConfig) -> None:
     if settings is None:
         return
     console.print(f"processor: {', '.join(cpu_features()) or 'unknown'}")
-    model.set_training(**training_of(trained))
-    tune = functools.partial(fine_tune, data=data, cfg=trained, epochs=settings.epochs)
+    tune = functools.partial(fine_tune, data=data, cfg=trained, epochs=settings.epochs, lr_share=settings.lr_share)
     with tempfile.TemporaryDirectory(dir=run) as scratch:
         variants = list(Trials(settings=settings, raw=raw, folder=Path(scratch), fine_tune=tune).run(model))
         chosen = choose(variants, settings)
