@@ -37,11 +37,11 @@ GAIN = 0.95  # a variant must need at most this share of the trained model's lat
 class Compression:
     """What is tried, every combination of it, and what decides.
 
-    `keep`: shares of the hidden units (1: all), fine-tuned for `epochs` at `lr_share` of the learning rate. `min_count`: values with fewer training rows
-    share the unseen row; `table_rows` adds the least such count that leaves at most as many table rows. `tables` and
-    `dense`: numbers of the embedding tables and of the dense layers. A variant may lose at most `budget` of the metric
-    on at most `rows` validation rows; of those that do, the best has the least `target`: latency (median of a batch of
-    256 on one thread) or size (of the file).
+    `keep`: shares of the hidden units (1: all), fine-tuned for `epochs` at `lr_share` of the learning rate.
+    `min_count`: values with fewer training rows share the unseen row; `table_rows` adds the least such count that
+    leaves at most as many table rows. `tables` and `dense`: numbers of the embedding tables and of the dense layers. A
+    variant may lose at most `budget` of the metric on at most `rows` validation rows; of those that do, the best has
+    the least `target`: latency (median of a batch of 256 on one thread) or size (of the file).
     """
 
     budget: float = 0.001
