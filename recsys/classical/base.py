@@ -156,6 +156,19 @@ def blocks(rows: int, width: int) -> Iterator[slice]:
     return (slice(start, min(start + size, rows)) for start in range(0, rows, size))
 
 
+def by_block(row_B: np.ndarray, rows: int, width: int) -> Iterator[tuple[slice, np.ndarray]]:
+    """Blocks of `rows` as by `blocks`, each with the places of `row_B` that lie in it, int64 (N,).
+
+    >>> [(block.start, places.tolist()) for block, places in by_block(np.array([3, 0, 1]), 4, BLOCK // 2)]
+    [(0, [1, 2]), (2, [0])]
+    """
+    order_B = np.argsort(row_B, kind="stable")
+    sorted_B = row_B[order_B]
+    for block in blocks(rows, width):
+        first, last = np.searchsorted(sorted_B, (block.start, block.stop))
+        yield block, order_B[first:last]
+
+
 def ragged(start_B: np.ndarray, length_B: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """For runs that start at `start_B`: the run that each element belongs to, and where it lies, int64 (N,) each.
 

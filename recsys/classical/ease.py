@@ -4,7 +4,7 @@ import numpy as np
 from scipy import linalg
 from scipy.sparse import csr_array
 
-from recsys.classical.base import Classical, blocks
+from recsys.classical.base import Classical, by_block
 from recsys.classical.factors import check_positive
 from recsys.classical.ratings import Ratings
 
@@ -44,9 +44,8 @@ class EASE(Classical):
     def _score(self, user_B: np.ndarray, item_B: np.ndarray) -> np.ndarray:
         score_B = np.empty(len(user_B))
         users, row_B = np.unique(user_B, return_inverse=True)
-        for block in blocks(len(users), self.items):
-            chosen_B = (row_B >= block.start) & (row_B < block.stop)
-            score_B[chosen_B] = self._score_items(users[block])[row_B[chosen_B] - block.start, item_B[chosen_B]]
+        for block, pairs in by_block(row_B, len(users), self.items):
+            score_B[pairs] = self._score_items(users[block])[row_B[pairs] - block.start, item_B[pairs]]
         return score_B
 
     def _score_items(self, user_U: np.ndarray) -> np.ndarray:

@@ -5,7 +5,7 @@ from typing import ClassVar, Literal, TypeVar, get_args
 import numpy as np
 from scipy.sparse import csr_array
 
-from recsys.classical.base import Classical, blocks
+from recsys.classical.base import Classical, blocks, by_block
 from recsys.classical.biases import fit_biases
 from recsys.classical.neighbours import neighbour_table, table_rows, weigh_raters
 from recsys.classical.ratings import Ratings
@@ -27,6 +27,8 @@ class KNN(Classical):
 
     Implicit: `sum sim(x, z)` over those of the `k` most similar z of x that met y (Deshpande and Karypis 2004).
 
+    Surprise's kNN models are those with `over=common` (and `shrinkage=100` for pearson_baseline, its usual value).
+
     `table` keeps the similarities of each X to its `table` most similar ones and takes the others as 0, so that
     scoring needs no training values; without it, similarities are computed from them while scoring, in blocks.
     `similarity`, `over`, `shrinkage` and `min_support` are those of `Measure`; without `similarity`, ratings are
@@ -42,7 +44,7 @@ class KNN(Classical):
         k: int = 40,
         min_k: int = 1,
         similarity: Kind | None = None,
-        over: Over = "common",
+        over: Over = "all",
         shrinkage: float = 0.0,
         min_support: int = 1,
         deviations: Deviations = "baseline",
@@ -100,11 +102,17 @@ class KNN(Classical):
         if self.learned["implicit"]:
             return _overlap(self._similarity_XX(), said_YX, x_B, y_B)
         weighted_B, weight_B, count_B = np.zeros(len(x_B)), np.zeros(len(x_B)), np.zeros(len(x_B), dtype="int64")
-        for block_X, pairs, row_P in _by_block(x_B, said_YX.shape[1]):
-            similarity_BX = np.maximum(self._rows(block_X), 0.0)
-            found = weigh_raters(similarity_BX, row_P, y_B[pairs], said_YX, self.k)
+        rows_X, row_B = self._needed(x_B)
+        for block, pairs in by_block(row_B, len(rows_X), self._size):
+            similarity_BX = np.maximum(self._rows(rows_X[block]), 0.0)
+            found = weigh_raters(similarity_BX, row_B[pairs] - block.start, y_B[pairs], said_YX, self.k)
             weighted_B[pairs], weight_B[pairs], count_B[pairs] = found
         return self._estimate(x_B, y_B, weighted_B, weight_B, count_B >= self.min_k)
+
+    def _needed(self, x_B: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The X to compare and which of them each pair has; all X where most occur, for the whole is quicker made."""
+        rows_X, row_B = np.unique(x_B, return_inverse=True)
+        return (np.arange(self._size), x_B) if 2 * len(rows_X) > self._size else (rows_X, row_B)
 
     def _estimate(
         self, x_B: np.ndarray, y_B: np.ndarray, weighted_B: np.ndarray, weight_B: np.ndarray, enough_B: np.ndarray
@@ -154,10 +162,10 @@ class UserKNN(KNN):
 
 
 class ItemKNN(KNN):
-    """Items by similar items; ratings are compared by Pearson-baseline unless `similarity` says otherwise."""
+    """Items by similar items; ratings are compared by adjusted cosine unless `similarity` says otherwise."""
 
     side = "item"
-    usual = "pearson_baseline"
+    usual = "adjusted_cosine"
 
 
 def _centre(
@@ -186,19 +194,6 @@ def _table(similarities: Similarities, k: int) -> dict[str, np.ndarray]:
     order_X = np.argsort(np.diff(similarities.value_XY.indptr), kind="stable")
     neighbour_XK, similarity_XK = neighbour_table(similarities.rows, order_X, k)
     return {"neighbour_XK": neighbour_XK, "similarity_XK": similarity_XK}
-
-
-def _by_block(x_B: np.ndarray, size: int) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Blocks of the X that occur (of all, where most do): these X, the pairs that have them, and their rows there."""
-    occurring = np.unique(x_B)
-    if 2 * len(occurring) > size:
-        occurring = np.arange(size)
-    row_B = np.searchsorted(occurring, x_B)
-    found = []
-    for block in blocks(len(occurring), size):
-        pairs = np.flatnonzero((row_B >= block.start) & (row_B < block.stop))
-        found.append((occurring[block], pairs, row_B[pairs] - block.start))
-    return found
 
 
 def _overlap(similarity_XX: csr_array, said_YX: csr_array, x_B: np.ndarray, y_B: np.ndarray) -> np.ndarray:

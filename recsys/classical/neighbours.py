@@ -20,7 +20,7 @@ def neighbour_table(
 
     `rows(x_B)` gives similarities (B, X). Equal ones are taken in order of position. Only one block of rows is held at
     a time, in the order `order_X`, which should bring X with like numbers of neighbours together. Returns positions,
-    int32 (X, K), and similarities, float32 (X, K), with -1 and 0 where there are fewer.
+    int32 (X, K), and similarities, float32 (X, K), with -1 and 0 where there are fewer. Time grows with X^2.
     """
     size = len(order_X)
     k = min(k, size)

@@ -46,6 +46,7 @@ def test_cold_users_and_items_get_a_prior_and_never_an_error(seven, name, kind):
     score_B = model.score(user_B, item_B)
     assert score_B.shape == (16,)
     assert np.isfinite(score_B).all()
+    assert len(model.score(np.array([]), np.array([]))) == 0
     scores_UI = model.score_items(np.array([7, -1, 0]))
     assert np.isfinite(scores_UI).all()
     assert (scores_UI[0] == scores_UI[1]).all()

@@ -165,8 +165,10 @@ def test_implicit_pairs_have_no_correlation(checkerboard):
 @pytest.mark.parametrize(
     ("model", "at_most"),
     [
-        (ItemKNN(shrinkage=100.0), 0.918),
-        (UserKNN(deviations="zero"), 1.012),
+        (ItemKNN(similarity="pearson_baseline", over="common", shrinkage=100.0), 0.918),
+        (UserKNN(over="common", deviations="zero"), 1.012),
+        (ItemKNN(), 0.918),
+        (UserKNN(), 0.94),
     ],
 )
 def test_movielens_ratings_are_predicted_as_well_as_by_surprise(real_data, model, at_most):

@@ -2,6 +2,8 @@ import numpy as np
 import pytest
 
 from recsys.classical.ratings import Ratings
+from recsys.data.module import DataModule, DataSpec
+from recsys.data.split import TRAIN
 
 
 def test_a_pair_rated_twice_has_the_mean_of_both_at_the_place_of_the_first():
@@ -41,3 +43,22 @@ def test_rows_keep_the_order_of_their_events():
 def test_what_is_wrong_is_named(user_E, item_E, value_E, message):
     with pytest.raises(ValueError, match=message):
         Ratings.from_events(user_E, item_E, value_E, users=2, items=2)
+
+
+def test_a_store_gives_its_training_events_and_no_others(tiny, tmp_path):
+    data = DataModule(DataSpec.parse(tiny), cache=tmp_path / "cache")
+    data.prepare_data()
+    data.setup()
+    store = data.store
+    rated, liked = (Ratings.from_store(store, implicit=implicit) for implicit in (False, True))
+    train_E = store.part_E == TRAIN
+    assert 0 < train_E.sum() < len(train_E)
+    assert (rated.users, rated.items, rated.scale) == (store.users, store.items, (0.0, 1.0))
+    label = np.full((store.users, store.items), np.nan)
+    for user, item in set(zip(store.user_E[train_E], store.item_E[train_E], strict=True)):
+        label[user, item] = store.label_E[train_E & (store.user_E == user) & (store.item_E == item)].mean()
+    found = np.full(label.shape, np.nan)
+    found[rated.user_N, rated.item_N] = rated.value_N
+    np.testing.assert_allclose(found, label)
+    assert liked.implicit
+    assert set(zip(liked.user_N, liked.item_N, strict=True)) == set(zip(*np.nonzero(label > 0), strict=True))

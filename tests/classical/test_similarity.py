@@ -101,6 +101,24 @@ def test_equal_ratings_have_no_correlation_even_where_rounding_would_make_one():
     assert (similarity == 0).all()
 
 
+@pytest.mark.parametrize("kind", ["pearson", "adjusted_cosine", "msd", "jaccard"])
+@pytest.mark.parametrize("over", ["all", "common"])
+def test_a_rating_of_0_is_a_rating(kind, over):
+    """These do not change when the same is taken off all ratings, as when 1 to 5 becomes 0 to 4."""
+    rng = np.random.default_rng(2)
+    pair = rng.permutation(200)[:90]
+    value = rng.integers(1, 6, 90)
+    found = []
+    for taken in (0, 1):
+        ratings = Ratings.from_events(pair // 10, pair % 10, value - taken, users=20, items=10)
+        mean_X, mean_Y = (m.sum(axis=1) / np.diff(m.indptr) for m in (ratings.by_user, ratings.by_item))
+        measure = Measure(kind=kind, over=over)
+        centred = measure.centre(ratings.by_user, mean_X, mean_Y, (0.0, mean_X, mean_Y))
+        found.append(Similarities(measure, centred).rows(np.arange(20)))
+    np.testing.assert_allclose(found[0], found[1], atol=1e-12)
+    assert np.abs(found[0]).sum() > 1
+
+
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
