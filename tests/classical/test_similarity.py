@@ -95,6 +95,14 @@ def test_a_block_holds_the_rows_of_the_whole_with_and_without_mkl(kind, over, mk
     np.testing.assert_allclose(whole, whole.T, atol=1e-12)
 
 
+def test_one_common_rating_is_no_support_for_a_baseline_correlation():
+    """Its two deviations alone would correlate by 1 or -1, whatever they are."""
+    table = [[5, 1, 0], [0, 4, 2]]
+    for over, expected in (("common", 0), ("all", 1)):
+        similarity = similarities_of(Measure(kind="pearson_baseline", over=over), table)[0].rows(np.arange(2))
+        assert (similarity[0, 1] != 0) == expected
+
+
 def test_equal_ratings_have_no_correlation_even_where_rounding_would_make_one():
     table = [[0.1, 0.1, 0.1, 0.7], [3.3, 3.3, 3.3, 0.0], [1.1, 2.2, 3.3, 0.0]]
     similarity = similarities_of(Measure(kind="pearson", over="common"), table)[0].rows(np.arange(3))
