@@ -1,5 +1,6 @@
 """Neighbourhood models: users by similar users, items by similar items. `X`: the compared side, `Y`: the other one."""
 
+from functools import cached_property
 from typing import ClassVar, Literal, TypeVar, get_args
 
 import numpy as np
@@ -72,6 +73,8 @@ class KNN(Classical):
         return (of_user, of_item) if self.side == "user" else (of_item, of_user)
 
     def _fit(self, ratings: Ratings) -> dict[str, np.ndarray]:
+        for derived in ("_similarities", "_neighbours_XX", "_ranking"):
+            self.__dict__.pop(derived, None)
         measure = self._measure(implicit=ratings.implicit)
         value_XY, value_YX = self._turned(ratings.by_user, ratings.by_item)
         if ratings.implicit:
@@ -100,7 +103,7 @@ class KNN(Classical):
         x_B, y_B = self._turned(user_B, item_B)
         said_YX = self._unpacked("said")
         if self.learned["implicit"]:
-            return _overlap(self._similarity_XX(), said_YX, x_B, y_B)
+            return _overlap(self._neighbours_XX, said_YX, x_B, y_B)
         weighted_B, weight_B, count_B = np.zeros(len(x_B)), np.zeros(len(x_B)), np.zeros(len(x_B), dtype="int64")
         rows_X, row_B = self._needed(x_B)
         for block, pairs in by_block(row_B, len(rows_X), self._size):
@@ -125,28 +128,38 @@ class KNN(Classical):
     def _score_items(self, user_U: np.ndarray) -> np.ndarray:
         if not self.learned["implicit"]:
             return super()._score_items(user_U)
-        similarity_XX, said_YX = self._similarity_XX(), self._unpacked("said")
-        if self.side == "user":
-            return (similarity_XX[user_U] @ said_YX.T.tocsr()).toarray()
-        return (said_YX[user_U] @ similarity_XX.T.tocsr()).toarray()
+        of_users, of_items = self._ranking
+        return (of_users[user_U] @ of_items).toarray()
 
     def _rows(self, x_B: np.ndarray) -> np.ndarray:
         """Similarities of some X to all, float64 (B, X), kept or computed."""
         if self.table:
             return table_rows(self.learned["neighbour_XK"][x_B], self.learned["similarity_XK"][x_B], self._size)
-        return Similarities(self._measure(implicit=False), self._unpacked("value")).rows(x_B)
+        return self._similarities.rows(x_B)
 
     @property
     def _size(self) -> int:
         return self._turned(self.users, self.items)[0]
 
-    def _similarity_XX(self) -> csr_array:
+    @cached_property
+    def _similarities(self) -> Similarities:
+        """What compares the training values while scoring."""
+        return Similarities(self._measure(implicit=False), self._unpacked("value"))
+
+    @cached_property
+    def _neighbours_XX(self) -> csr_array:
         """The table of neighbours as a sparse matrix."""
         neighbour_XK, similarity_XK = self.learned["neighbour_XK"], self.learned["similarity_XK"]
         there_XK = neighbour_XK >= 0
         start_X = np.concatenate([[0], np.cumsum(there_XK.sum(axis=1))])
         entries = (similarity_XK[there_XK].astype("float64"), neighbour_XK[there_XK], start_X)
         return csr_array(entries, shape=(self._size, self._size))
+
+    @cached_property
+    def _ranking(self) -> tuple[csr_array, csr_array]:
+        """The two matrices whose product ranks items by implicit scores, of users and of items."""
+        near_XX, met_YX = self._neighbours_XX, self._unpacked("said")
+        return (near_XX, met_YX.T.tocsr()) if self.side == "user" else (met_YX, near_XX.T.tocsr())
 
     def _unpacked(self, name: str) -> csr_array:
         start, index, data = (self.learned[f"{name}_{part}"] for part in ("start", "index", "data"))

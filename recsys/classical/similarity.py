@@ -84,6 +84,10 @@ class Similarities:
         return like(self.value_XY, self.value_XY.data**2)
 
     @cached_property
+    def _square_YX(self) -> csr_array:
+        return like(self.value_YX, self.value_YX.data**2)
+
+    @cached_property
     def _norm_X(self) -> np.ndarray:
         return np.sqrt(self._square_XY.sum(axis=1))
 
@@ -99,7 +103,7 @@ class Similarities:
         elif kind == "pearson":
             similarity_BX = self._pearson(x_B)
         else:
-            below_BX = np.multiply(*self._pair(x_B, self._square_XY))
+            below_BX = np.multiply(*self._squares(x_B))
             similarity_BX = _divide(self._product(x_B), np.sqrt(below_BX, out=below_BX))
         self._temper(similarity_BX, x_B)
         similarity_BX[np.arange(len(x_B)), x_B] = 0.0
@@ -125,7 +129,7 @@ class Similarities:
         return _divide(common_BX, count_X[x_B, None] + count_X - common_BX)
 
     def _msd(self, x_B: np.ndarray) -> np.ndarray:
-        common_BX, difference_BX = self._common(x_B), np.add(*self._pair(x_B, self._square_XY))
+        common_BX, difference_BX = self._common(x_B), np.add(*self._squares(x_B))
         difference_BX -= 2 * self._product(x_B)
         similarity_BX = 1 / (_divide(difference_BX, common_BX) + 1)
         similarity_BX[common_BX == 0] = 0.0
@@ -134,7 +138,7 @@ class Similarities:
     def _pearson(self, x_B: np.ndarray) -> np.ndarray:
         """With means over the common Y: `(n sum xz - sum x sum z) / sqrt((n sum x^2 - (sum x)^2) (the same of z))`."""
         common_BX, product_BX = self._common(x_B), self._product(x_B)
-        (own_BX, other_BX), (sum_BX, sum_XB) = self._pair(x_B, self._square_XY), self._pair(x_B, self.value_XY)
+        (own_BX, other_BX), (sum_BX, sum_XB) = self._squares(x_B), self._pair(x_B, self.value_XY, self.value_YX)
         product_BX *= common_BX
         product_BX -= sum_BX * sum_XB
         below_BX = _spread(common_BX, own_BX, sum_BX) * _spread(common_BX, other_BX, sum_XB)
@@ -146,12 +150,15 @@ class Similarities:
     def _product(self, x_B: np.ndarray) -> np.ndarray:
         return dense_product(self.value_XY[x_B], self.value_YX)
 
-    def _pair(self, x_B: np.ndarray, own_XY: csr_array) -> tuple[np.ndarray, np.ndarray]:
+    def _squares(self, x_B: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return self._pair(x_B, self._square_XY, self._square_YX)
+
+    def _pair(self, x_B: np.ndarray, own_XY: csr_array, own_YX: csr_array) -> tuple[np.ndarray, np.ndarray]:
         """Sums over the common Y of the row's own entries, and of the column's own, (B, X) each."""
         row_BX = dense_product(own_XY[x_B], self.one_YX)
         if len(x_B) == self.size and (np.diff(x_B) == 1).all():
             return row_BX, row_BX.T
-        return row_BX, dense_product(self.one_XY[x_B], own_XY.T.tocsr())
+        return row_BX, dense_product(self.one_XY[x_B], own_YX)
 
 
 def like(matrix: csr_array, data: np.ndarray) -> csr_array:

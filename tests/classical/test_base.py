@@ -32,6 +32,17 @@ CASES = [(name, kind) for name in MODELS for kind in ("ratings", "implicit") if 
 cases = pytest.mark.parametrize(("name", "kind"), CASES)
 
 
+@cases
+def test_a_model_fitted_again_forgets_what_it_knew(seven, name, kind):
+    few = Ratings.from_events(
+        *(a[:12] for a in (seven.user_N, seven.item_N, seven.value_N)), users=8, items=6, scale=seven.scale
+    )
+    again, fresh = MODELS[name](), MODELS[name]()
+    again.fit(feedback(few, kind)).score_items(np.arange(8))
+    expected = fresh.fit(feedback(seven, kind)).score_items(np.arange(8))
+    assert (again.fit(feedback(seven, kind)).score_items(np.arange(8)) == expected).all()
+
+
 def feedback(seven, kind):
     """The seven users' ratings, or just that they rated."""
     if kind == "ratings":
