@@ -116,7 +116,10 @@ def variants_of(content: Mapping[str, Any]) -> Table:
     metrics = [name for name in ("auc", "logloss", "rmse", "mae") if variants and name in variants[0]]
     keys = [*metrics, *shown.values()]
     names = [f"{v['variant']} ✓" if v["variant"] == content.get("chosen") else v["variant"] for v in variants]
-    lines = [[name, *(v[key] for key in keys)] for name, v in zip(names, variants, strict=True)]
+    lines = [
+        [name, *(int(v[key]) if key == "rows_per_s" else v[key] for key in keys)]
+        for name, v in zip(names, variants, strict=True)
+    ]
     return Table(["variant", *metrics, *shown], lines)
 
 
