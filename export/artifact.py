@@ -32,7 +32,7 @@ from recsys.models.base import Recommender
 FLOAT = "float32"
 TOLERANCE = 1e-5
 INT8_TOLERANCE = 0.02  # other processors round sums of integers in other places
-CHECKED_ROWS, CHECKED_REQUESTS, CANDIDATES = 2000, 20, 100
+CHECKED_ROWS, CHECKED_REQUESTS, CHECKED_RETRIEVALS, CANDIDATES = 2000, 20, 3, 100
 LABELLED_ROWS, SAMPLE_ROWS, SAMPLE_CANDIDATES = 10_000, 3, 20
 
 
@@ -72,11 +72,12 @@ def quantize_layers(path: Path, raw: RawRows) -> None:
 
 
 def check_parity(model: Recommender, raw: RawRows, graphs: Mapping[str, Path]) -> float:
-    """The greatest difference between the model's scores and its graphs' on raw test rows and requests.
+    """The greatest difference between the model's scores and its graphs' on raw test rows, requests and retrievals.
 
     Raises ValueError when it is more than 1e-5.
     """
-    worst = max(_row_difference(model, raw, graphs["recommender"]), _request_difference(model, raw, graphs["ranker"]))
+    checks = {"recommender": _row_difference, "ranker": _request_difference, "retriever": _retrieval_difference}
+    worst = max(check(model, raw, graphs[name]) for name, check in checks.items() if name in graphs)
     if worst > TOLERANCE:
         raise ValueError(f"the exported graphs differ from the model by {worst:.2e}, more than {TOLERANCE}.")
     return worst
@@ -88,12 +89,26 @@ def _row_difference(model: Recommender, raw: RawRows, path: Path) -> float:
     return _difference(model, raw, row_B, raw.store.item_E[row_B], session.run(["score"], raw.feed(session, row_B))[0])
 
 
+def _some_test_rows(raw: RawRows, count: int) -> np.ndarray:
+    row_B = np.flatnonzero(raw.store.part_E == TEST)
+    return row_B[:: max(1, len(row_B) // count)][:count]
+
+
 def _request_difference(model: Recommender, raw: RawRows, path: Path) -> float:
     rng, session, worst = np.random.default_rng(0), open_graph(path), 0.0
-    for row in np.flatnonzero(raw.store.part_E == TEST)[:: max(1, len(raw.store.part_E) // CHECKED_REQUESTS)]:
+    for row in _some_test_rows(raw, CHECKED_REQUESTS):
         item_N = rng.integers(0, raw.store.items, CANDIDATES)
         score_N, _ = session.run(None, raw.request(session, row, item_N, 10))
         worst = max(worst, _difference(model, raw, np.repeat(row, CANDIDATES), item_N, score_N))
+    return worst
+
+
+def _retrieval_difference(model: Recommender, raw: RawRows, path: Path) -> float:
+    session, worst, item_I = open_graph(path), 0.0, np.arange(raw.store.items)
+    for row in _some_test_rows(raw, CHECKED_RETRIEVALS):
+        _, score_K = session.run(None, raw.request(session, row, item_I[:0], 10))
+        best_K = np.sort(model_scores(model, raw, np.repeat(row, len(item_I)), item_I))[::-1][: len(score_K)]
+        worst = max(worst, float(np.abs(best_K - score_K).max()))
     return worst
 
 
