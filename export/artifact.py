@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
-import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 
 from export.bundle import write_bundle
@@ -64,11 +65,17 @@ def write_graphs(served: Served, raw: RawRows, folder: Path) -> dict[str, Path]:
     return paths
 
 
-def quantize_layers(path: Path, raw: RawRows) -> None:
-    """Turn the dense layers of a graph into INT8, but for those that real rows show to be slower or to suffer by it."""
-    if dense_nodes(path):
-        feeds = [raw.example(open_graph(path))]
-        quantize_dense(path, path, keep_float=float_where_better(path, feeds))
+def quantize_layers(path: Path, raw: RawRows) -> bool:
+    """Turn the dense layers of a graph into INT8, but for those that real rows show to be slower or to suffer by it.
+
+    Returns whether there was such a layer; without one the file stays as it is.
+    """
+    layers = dense_nodes(path)
+    keep = float_where_better(path, [raw.example(open_graph(path))]) if layers else []
+    if len(keep) == len(layers):
+        return False
+    quantize_dense(path, path, keep_float=keep)
+    return True
 
 
 def check_parity(model: Recommender, raw: RawRows, graphs: Mapping[str, Path]) -> float:
@@ -90,7 +97,8 @@ def _row_difference(model: Recommender, raw: RawRows, path: Path) -> float:
 
 def _request_difference(model: Recommender, raw: RawRows, path: Path) -> float:
     rng, session, worst = np.random.default_rng(0), open_graph(path), 0.0
-    for row in np.flatnonzero(raw.store.part_E == TEST)[:: max(1, len(raw.store.part_E) // CHECKED_REQUESTS)]:
+    test_E = np.flatnonzero(raw.store.part_E == TEST)
+    for row in test_E[:: max(1, len(test_E) // CHECKED_REQUESTS)]:
         item_N = rng.integers(0, raw.store.items, CANDIDATES)
         score_N, _ = session.run(None, raw.request(session, row, item_N, 10))
         worst = max(worst, _difference(model, raw, np.repeat(row, CANDIDATES), item_N, score_N))
@@ -141,7 +149,7 @@ def write_artifact(
         }
         write_bundle(folder, graphs, manifest=content, sample=sample_requests(raw, sessions), key=key)
     with whole_file(folder.parent / "test_rows.parquet") as draft:
-        rows.to_parquet(draft)
+        pq.write_table(rows, draft)
     return content
 
 
@@ -163,13 +171,26 @@ def summary(folder: Path, content: Mapping[str, Any]) -> str:
     return f"bundle: {folder} and {folder.name}.tar.gz ({content['variant']}, {size:.1f} MiB{close})"
 
 
-def labelled_rows(raw: RawRows, session: onnxruntime.InferenceSession) -> tuple[pd.DataFrame, dict[str, float]]:
+def labelled_rows(raw: RawRows, session: onnxruntime.InferenceSession) -> tuple[pa.Table, dict[str, float]]:
     """Up to 10,000 raw test rows with their labels as `scripts/verify.py` takes them, and how well they are scored."""
     judge = Judge(raw, TEST, LABELLED_ROWS)
-    table = pd.DataFrame(plain(raw.feed(session, judge.row_B, judge.item_B))).assign(**{LABEL: judge.label.numpy()})
+    feed = raw.feed(session, judge.row_B, judge.item_B)
+    columns = {name: pa.array(values, arrow_type(feed[name])) for name, values in plain(feed).items()}
+    table = pa.table({**columns, LABEL: judge.label.numpy()})
     known = (judge.label != EXCLUDED).numpy()
     score_B, label_B = (values.numpy()[known] for values in (judge.scores(session), judge.label))
-    return table[known], {"rows": len(score_B), **measure(raw.store.schema.label, score_B, label_B.astype("float64"))}
+    return table.filter(pa.array(known)), {
+        "rows": len(score_B),
+        **measure(raw.store.schema.label, score_B, label_B.astype("float64")),
+    }
+
+
+def arrow_type(values: np.ndarray) -> pa.DataType:
+    """The type of a column that an input came from: whole numbers with missing ones among them stay whole."""
+    kind = {"O": pa.string(), "i": pa.int64(), "f": pa.float32()}[values.dtype.kind]
+    for _ in range(values.ndim - 1):
+        kind = pa.list_(kind)
+    return kind
 
 
 def sample_requests(raw: RawRows, sessions: Mapping[str, onnxruntime.InferenceSession]) -> dict[str, Any]:
