@@ -14,7 +14,7 @@ from export.artifact import FLOAT, Served, quantize_layers
 from export.core import row_core
 from export.graph import open_graph, recommender_graph, save_graph
 from export.measure import BATCHES, measure
-from export.prune import prune_hidden
+from export.prune import has_hidden_layers, prune_hidden
 from export.quality import Judge
 from export.rare import prune_rows
 from export.rows import RawRows
@@ -126,8 +126,8 @@ class Trials:
                 built = quantize_tables(smaller) if tables == "int8" else smaller
                 path = self.folder / f"{number}-{tables}-{dense}.onnx"
                 save_graph(recommender_graph(row_core(built), built, encoders), path, built)
-                if dense == "int8":
-                    quantize_layers(path, self.raw)
+                if dense == "int8" and not quantize_layers(path, self.raw):
+                    continue  # it would be its float twin under another name
                 score_B = judge.scores(open_graph(path))
                 base = score_B if base is None else base
                 variant = Variant(
@@ -147,7 +147,8 @@ class Trials:
 
     def _models(self, model: Recommender) -> Iterator[tuple[float, int, Recommender, Encoders]]:
         """Every model in float32, the least changed first."""
-        combinations = {(1.0, 1), *itertools.product(self.settings.keep, self.settings.min_count)}
+        shares = self.settings.keep if has_hidden_layers(model) else (1.0,)
+        combinations = {(1.0, 1), *itertools.product(shares, self.settings.min_count)}
         narrow = {1.0: model}
         for keep, min_count in sorted(combinations, key=lambda c: (-c[0], c[1])):
             if keep not in narrow:
