@@ -15,7 +15,7 @@ from export.compress import Compression, Trials, choose
 from export.quantize import cpu_features
 from export.report import loss_on_test, report_variants
 from export.rows import RawRows
-from export.runtime import read_key
+from export.runtime import KEY_VARIABLE, read_key
 from recsys.cli import Refused, launch
 from recsys.config import checkpoint_config, reopen, resolve, training_of
 from recsys.declare import declare
@@ -27,9 +27,9 @@ console = Console(highlight=False, soft_wrap=True)
 def export_checkpoint(cfg: DictConfig) -> None:
     """Write the float bundle; with `compress`, that of the best smaller variant instead, where one is good enough."""
     settings = declare(Compression, resolve(cfg.compress), "compress") if "compress" in cfg else None
-    key = read_key(cfg.key_file) if cfg.encrypt else None
-    run = Path(cfg.checkpoint).parents[1]
+    key = key_of(cfg)
     trained = checkpoint_config(cfg.checkpoint)
+    run = run_of(Path(cfg.checkpoint))
     trained.trainer = cfg.trainer
     data, model = reopen(cfg.checkpoint, trained)
     raw = RawRows.read(data)
@@ -58,6 +58,27 @@ def export_checkpoint(cfg: DictConfig) -> None:
     facts |= {"variants": [variant.row() for variant in variants], "test": test}
     content = write_artifact(chosen.served, raw, folder, manifest=facts, key=key)
     console.print(summary(folder, content))
+
+
+def key_of(cfg: DictConfig) -> bytes | None:
+    """The key of a bundle that is to be encrypted. Raises ValueError where there is none, or one without use."""
+    if not cfg.encrypt:
+        if cfg.key_file:
+            raise ValueError("`key_file` is given, but `encrypt` is false; add encrypt=true, or leave `key_file` out.")
+        return None
+    key = read_key(cfg.key_file)
+    if key is None:
+        raise ValueError(
+            f"`encrypt` needs a key of 32 bytes as base64 or hex: set {KEY_VARIABLE} or give key_file=...; "
+            "`openssl rand -base64 32` makes one."
+        )
+    return key
+
+
+def run_of(checkpoint: Path) -> Path:
+    """The folder of the run that a checkpoint lies in; the checkpoint's own where it lies outside of one."""
+    folder = checkpoint.resolve().parent
+    return folder.parent if folder.name == "checkpoints" else folder
 
 
 if __name__ == "__main__":
