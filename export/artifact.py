@@ -19,9 +19,11 @@ from export.bundle import write_bundle
 from export.catalogue import Catalogue
 from export.core import request_core, row_core, user_core
 from export.graph import open_graph, ranker_graph, recommender_graph, retriever_graph, save_graph
+from export.multiply_out import multiply_out
 from export.quality import Judge
 from export.quantize import dense_nodes, float_where_better, quantize_dense
 from export.rows import RawRows, plain
+from export.tables import Int8Table
 from export.verify import LABEL, measure
 from recsys.data.batches import EXCLUDED, make_batch
 from recsys.data.encoders import Encoders
@@ -133,7 +135,7 @@ def write_artifact(
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as scratch:
         graphs = write_graphs(served, raw, Path(scratch))
         comparable = not served.int8_layers and served.encoders is raw.store.encoders
-        parity = check_parity(served.model, raw, graphs) if comparable else None
+        parity = check_parity(_as_exported(served.model), raw, graphs) if comparable else None
         sessions = {name: open_graph(path) for name, path in graphs.items()}
         rows, quality = labelled_rows(raw, sessions["recommender"])
         content = {
@@ -151,6 +153,11 @@ def write_artifact(
     with whole_file(folder.parent / "test_rows.parquet") as draft:
         pq.write_table(rows, draft)
     return content
+
+
+def _as_exported(model: Recommender) -> Recommender:
+    """The model itself; with INT8 tables multiplied out as its graphs are, for products round to other numbers."""
+    return multiply_out(model) if any(isinstance(m, Int8Table) for m in model.modules()) else model
 
 
 def facts_of_run(data: DataModule, folder: Path) -> dict[str, Any]:

@@ -6,9 +6,18 @@ import pyarrow.parquet as pq
 import pytest
 from sklearn.metrics import log_loss, roc_auc_score
 
-from export.artifact import TOLERANCE, labelled_rows, quantize_layers, sample_requests
+from export.artifact import (
+    TOLERANCE,
+    Served,
+    labelled_rows,
+    model_scores,
+    quantize_layers,
+    sample_requests,
+    write_artifact,
+)
 from export.graph import open_graph
 from export.runtime import Bundle
+from export.tables import quantize_tables
 from recsys.data.split import TEST
 
 
@@ -72,6 +81,19 @@ def test_a_graph_without_dense_layers_stays_as_it_is(exported, tmp_path):
     assert quantize_layers(path, exported("mf").raw) is False
     assert path.read_bytes() == exported("mf").paths["recommender"].read_bytes()
     assert open_graph(path)
+
+
+def test_a_deepfm_of_int8_tables_is_written_and_scores_as_it_should(exported, tmp_path):
+    """Bug: it was compared with the model before its products were multiplied out and rounded, and refused."""
+    made = exported("deepfm")
+    small = quantize_tables(made.model)
+    served = Served(model=small, encoders=made.raw.store.encoders, name="int8 tables")
+    content = write_artifact(served, made.raw, tmp_path / "small", manifest={"name": "tiny"})
+    assert content["parity"] <= TOLERANCE
+    rows = pd.read_parquet(tmp_path / "test_rows.parquet", dtype_backend="pyarrow").drop(columns="label")
+    test = np.flatnonzero(made.raw.store.part_E == TEST)
+    expected = model_scores(small, made.raw, test, made.raw.store.item_E[test])
+    np.testing.assert_allclose(Bundle.load(tmp_path / "small").score(rows), expected, atol=1e-3)
 
 
 def test_histories_of_unequal_length_are_padded_to_one(exported):
