@@ -11,13 +11,14 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from export.artifact import Served, facts_of_run, summary, write_artifact
+from export.bundle import check_place
 from export.compress import Compression, Trials, choose
 from export.quantize import cpu_features
 from export.report import loss_on_test, report_variants
 from export.rows import RawRows
 from export.runtime import KEY_VARIABLE, read_key
 from recsys.cli import Refused, launch
-from recsys.config import checkpoint_config, reopen, resolve, training_of
+from recsys.config import check_paths, checkpoint_config, reopen, resolve, training_of
 from recsys.declare import declare
 from recsys.training import fine_tune
 
@@ -26,19 +27,21 @@ console = Console(highlight=False, soft_wrap=True)
 
 def export_checkpoint(cfg: DictConfig) -> None:
     """Write the float bundle; with `compress`, that of the best smaller variant instead, where one is good enough."""
+    check_paths(cfg, "checkpoint", "output", "key_file")
     settings = declare(Compression, resolve(cfg.compress), "compress") if "compress" in cfg else None
     key = key_of(cfg)
     trained = checkpoint_config(cfg.checkpoint)
     run = run_of(Path(cfg.checkpoint))
+    folder = Path(cfg.output or run / ("compressed" if settings else "bundle"))
+    check_place(folder)
     trained.trainer = cfg.trainer
     data, model = reopen(cfg.checkpoint, trained)
     raw = RawRows.read(data)
     facts = facts_of_run(data, run)
     served = Served(model=model, encoders=data.store.encoders)
-    folder = Path(cfg.output or run / "bundle")
     if settings is None or not (run / "bundle").exists():
-        folder = run / "bundle" if settings else folder
-        console.print(summary(folder, write_artifact(served, raw, folder, manifest=facts, key=key)))
+        place = run / "bundle" if settings else folder
+        console.print(summary(place, write_artifact(served, raw, place, manifest=facts, key=key)))
     if settings is None:
         return
     console.print(f"processor: {', '.join(cpu_features()) or 'unknown'}")
@@ -54,7 +57,6 @@ def export_checkpoint(cfg: DictConfig) -> None:
             f"no variant is better by {settings.target} and loses at most {settings.budget:g} of the metric; the float "
             "bundle stays. Allow more by compress.budget, or try more by compress.keep and compress.min_count."
         )
-    folder = Path(cfg.output or run / "compressed")
     facts |= {"variants": [variant.row() for variant in variants], "test": test}
     content = write_artifact(chosen.served, raw, folder, manifest=facts, key=key)
     console.print(summary(folder, content))

@@ -18,7 +18,7 @@ from export.rows import RawRows, plain
 from export.runtime import Bundle, read_key
 from export.verify import Check, check_files, check_parity, check_quality
 from recsys.cli import launch
-from recsys.config import checkpoint_config, reopen
+from recsys.config import check_paths, checkpoint_config, reopen
 from recsys.data.split import TEST
 from recsys.schema import HISTORY
 
@@ -27,6 +27,7 @@ SIGNS = {True: "[green]proved[/]", False: "[bold red]FAILED[/]", None: "measured
 
 def verify(cfg: DictConfig) -> None:
     """Check what can be checked with what is given, print a table, and fail (exit code 1) where anything differs."""
+    check_paths(cfg, "bundle", "checkpoint", "rows", "key_file")
     files, bundle = check_files(Path(cfg.bundle), read_key(cfg.key_file) if cfg.key_file else None)
     checks = [files]
     if bundle is not None and cfg.checkpoint:
