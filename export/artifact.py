@@ -11,16 +11,19 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
-import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 
 from export.bundle import write_bundle
 from export.catalogue import Catalogue
 from export.core import request_core, row_core, user_core
 from export.graph import open_graph, ranker_graph, recommender_graph, retriever_graph, save_graph
+from export.multiply_out import multiply_out
 from export.quality import Judge
 from export.quantize import dense_nodes, float_where_better, quantize_dense
 from export.rows import RawRows, plain
+from export.tables import Int8Table
 from export.verify import LABEL, measure
 from recsys.data.batches import EXCLUDED, make_batch
 from recsys.data.encoders import Encoders
@@ -64,11 +67,17 @@ def write_graphs(served: Served, raw: RawRows, folder: Path) -> dict[str, Path]:
     return paths
 
 
-def quantize_layers(path: Path, raw: RawRows) -> None:
-    """Turn the dense layers of a graph into INT8, but for those that real rows show to be slower or to suffer by it."""
-    if dense_nodes(path):
-        feeds = [raw.example(open_graph(path))]
-        quantize_dense(path, path, keep_float=float_where_better(path, feeds))
+def quantize_layers(path: Path, raw: RawRows) -> bool:
+    """Turn the dense layers of a graph into INT8, but for those that real rows show to be slower or to suffer by it.
+
+    Returns whether there was such a layer; without one the file stays as it is.
+    """
+    layers = dense_nodes(path)
+    keep = float_where_better(path, [raw.example(open_graph(path))]) if layers else []
+    if len(keep) == len(layers):
+        return False
+    quantize_dense(path, path, keep_float=keep)
+    return True
 
 
 def check_parity(model: Recommender, raw: RawRows, graphs: Mapping[str, Path]) -> float:
@@ -140,7 +149,7 @@ def write_artifact(
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as scratch:
         graphs = write_graphs(served, raw, Path(scratch))
         comparable = not served.int8_layers and served.encoders is raw.store.encoders
-        parity = check_parity(served.model, raw, graphs) if comparable else None
+        parity = check_parity(_as_exported(served.model), raw, graphs) if comparable else None
         sessions = {name: open_graph(path) for name, path in graphs.items()}
         rows, quality = labelled_rows(raw, sessions["recommender"])
         content = {
@@ -156,8 +165,13 @@ def write_artifact(
         }
         write_bundle(folder, graphs, manifest=content, sample=sample_requests(raw, sessions), key=key)
     with whole_file(folder.parent / "test_rows.parquet") as draft:
-        rows.to_parquet(draft)
+        pq.write_table(rows, draft)
     return content
+
+
+def _as_exported(model: Recommender) -> Recommender:
+    """The model itself; with INT8 tables multiplied out as its graphs are, for products round to other numbers."""
+    return multiply_out(model) if any(isinstance(m, Int8Table) for m in model.modules()) else model
 
 
 def facts_of_run(data: DataModule, folder: Path) -> dict[str, Any]:
@@ -178,13 +192,26 @@ def summary(folder: Path, content: Mapping[str, Any]) -> str:
     return f"bundle: {folder} and {folder.name}.tar.gz ({content['variant']}, {size:.1f} MiB{close})"
 
 
-def labelled_rows(raw: RawRows, session: onnxruntime.InferenceSession) -> tuple[pd.DataFrame, dict[str, float]]:
+def labelled_rows(raw: RawRows, session: onnxruntime.InferenceSession) -> tuple[pa.Table, dict[str, float]]:
     """Up to 10,000 raw test rows with their labels as `scripts/verify.py` takes them, and how well they are scored."""
     judge = Judge(raw, TEST, LABELLED_ROWS)
-    table = pd.DataFrame(plain(raw.feed(session, judge.row_B, judge.item_B))).assign(**{LABEL: judge.label.numpy()})
+    feed = raw.feed(session, judge.row_B, judge.item_B)
+    columns = {name: pa.array(values, arrow_type(feed[name])) for name, values in plain(feed).items()}
+    table = pa.table({**columns, LABEL: judge.label.numpy()})
     known = (judge.label != EXCLUDED).numpy()
     score_B, label_B = (values.numpy()[known] for values in (judge.scores(session), judge.label))
-    return table[known], {"rows": len(score_B), **measure(raw.store.schema.label, score_B, label_B.astype("float64"))}
+    return table.filter(pa.array(known)), {
+        "rows": len(score_B),
+        **measure(raw.store.schema.label, score_B, label_B.astype("float64")),
+    }
+
+
+def arrow_type(values: np.ndarray) -> pa.DataType:
+    """The type of a column that an input came from: whole numbers with missing ones among them stay whole."""
+    kind = {"O": pa.string(), "i": pa.int64(), "f": pa.float32()}[values.dtype.kind]
+    for _ in range(values.ndim - 1):
+        kind = pa.list_(kind)
+    return kind
 
 
 def sample_requests(raw: RawRows, sessions: Mapping[str, onnxruntime.InferenceSession]) -> dict[str, Any]:

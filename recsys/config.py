@@ -29,6 +29,13 @@ def resolve(cfg: DictConfig) -> dict[str, Any]:
     return OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)  # type: ignore[return-value]
 
 
+def check_paths(cfg: DictConfig, *names: str) -> None:
+    """Raise ValueError where one of these options holds neither a path nor null."""
+    for name in names:
+        if not isinstance(cfg[name], str | None):
+            raise ValueError(f"`{name}` must be a path, got {cfg[name]!r}.")
+
+
 def build_data(cfg: DictConfig) -> DataModule:
     """The data module of `cfg.data`; nothing is read yet."""
     declared = resolve(cfg.data)
