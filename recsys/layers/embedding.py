@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recsys.schema import CONTEXT, ITEM, PADDING, ROLES, FeatureSchema, Role, history_name
@@ -39,9 +40,9 @@ class Table(nn.Embedding):
         self.l2 = l2
         self.penalty: Tensor | float = 0.0
 
-    def forward(self, ids: Tensor) -> Tensor:
-        """Vectors (..., D) of ids (...)."""
-        vectors = super().forward(ids)
+    def forward(self, ids: Tensor, *, padded: bool = True) -> Tensor:
+        """Vectors (..., D) of ids (...). Where no id is padding, `padded=False` spares the gradient a search for it."""
+        vectors = F.embedding(ids, self.weight, PADDING if padded else None, sparse=self.sparse)
         if self.training and self.l2:
             self.penalty = self.penalty + self.l2 * vectors.square().sum() / ids.shape[0]
         return vectors
@@ -75,7 +76,7 @@ class FeatureEmbedding(nn.Module):
 
     def forward(self, batch: "Batch", roles: Sequence[Role] = ROLES) -> Tensor:
         """Vectors (B, columns, D) of all columns; of those of `roles` alone where the batch holds no others."""
-        parts = [self.table(batch.ids_BF)]
+        parts = [self.table(batch.ids_BF, padded=False)]
         parts += [self.table.mean(batch.lists[name]).unsqueeze(1) for name, role in self.tags if role in roles]
         if self.number is not None:
             number = self.number if len(roles) == len(ROLES) else self.number[_places(self.number_roles, roles)]
@@ -121,7 +122,7 @@ class PairEmbedding(nn.Module):
 
     def forward(self, batch: "Batch") -> Tensor:
         """Vectors (B, 2, D): the user's, the item's."""
-        return self.table(batch.ids_BF[:, self.positions] + self.shift)
+        return self.table(batch.ids_BF[:, self.positions] + self.shift, padded=False)
 
     def user(self, context: "Batch") -> Tensor:
         """The user's vector (B, D) alone, from a batch of user and scene columns."""
