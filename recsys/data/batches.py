@@ -68,9 +68,9 @@ def make_batch(store: Store, user_B: np.ndarray, item_B: np.ndarray, row_B: np.n
     """Join users, items and the scene and history of events, all given by position, into one batch."""
     positions = {"user": user_B, "item": item_B, "scene": row_B}
     parts = [(store.sides[role], positions[role]) for role in ROLES]
-    ids_BF = np.concatenate([side.ids[at] for side, at in parts], axis=1, dtype="int64")
-    numbers_BN = np.concatenate([side.numbers[at] for side, at in parts], axis=1)
-    lists = {name: torch.from_numpy(t[at].astype("int64")) for side, at in parts for name, t in side.tags.items()}
+    ids_BF = np.concatenate([side.ids.take(at, 0) for side, at in parts], axis=1, dtype="int64")
+    numbers_BN = np.concatenate([side.numbers.take(at, 0) for side, at in parts], axis=1)
+    lists = {n: torch.from_numpy(t.take(at, 0).astype("int64")) for side, at in parts for n, t in side.tags.items()}
     return Batch(
         torch.from_numpy(ids_BF),
         torch.from_numpy(numbers_BN),
