@@ -1,4 +1,8 @@
-"""Measure speed and memory on this machine: python scripts/benchmark.py [prepare] [train] [rank] [export]"""
+"""Measure speed and memory on this machine: python scripts/benchmark.py [prepare] [train] [vocabulary] [rank] [export]
+
+`train` also trains on a million clicks, beside a bare loop and, where `make bench-peers` made .venv-peers and asks for
+it (`peers`), beside DeepCTR-Torch on the same rows.
+"""
 
 import os
 import platform
@@ -22,7 +26,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
-from export.graph import example_batch, export_graph, open_graph, run_graph
+from benchmarks.training import measure_training, measure_vocabulary
 from recsys.cli import CONFIGS, quiet_libraries
 from recsys.config import build_data, build_model
 from recsys.data.batches import Candidates
@@ -32,6 +36,8 @@ from recsys.data.store import write_store
 from recsys.models.base import Recommender
 
 RUNS = 5
+EPOCHS = 3
+PEERS = Path(__file__).resolve().parents[1] / ".venv-peers" / "bin" / "python"
 MODELS = ("mf", "ncf", "deepfm", "din")
 Row = tuple[str, str, str]
 
@@ -109,6 +115,8 @@ def rank(model: Recommender, data: DataModule) -> float:
 
 def export_latency(model: Recommender, folder: Path) -> list[tuple[int, float]]:
     """Milliseconds per call of the exported graph at several batch sizes, one thread."""
+    from export.graph import example_batch, export_graph, open_graph, run_graph
+
     path = folder / "model.onnx"
     export_graph(model, path)
     session = open_graph(path, threads=1)
@@ -121,32 +129,44 @@ def export_latency(model: Recommender, folder: Path) -> list[tuple[int, float]]:
 
 
 def main(chosen: list[str]) -> None:
-    """Run the chosen measurements (all without arguments) and print one table."""
-    verbs = ("prepare", "train", "rank", "export")
+    """Run the chosen measurements (all but `peers` without arguments) and print one table."""
+    verbs = ("prepare", "train", "vocabulary", "rank", "export", "peers")
     if unknown := set(chosen) - set(verbs):
         sys.exit(f"error: no measurement {unknown.pop()!r}. Valid: {', '.join(verbs)}.")
-    chosen = chosen or list(verbs)
+    chosen = chosen or list(verbs[:-1])
     quiet_libraries()
     warnings.simplefilter("ignore")
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        data = build_data(compose_shop(folder, "mf"))
-        data.prepare_data()
-        data.setup()
-        if "prepare" in chosen:
-            rows += prepare(data, folder)
-        for model_name in MODELS:
-            model = build_model(compose_shop(folder, model_name), data.schema)
-            if "train" in chosen:
-                events = int((data.store.part_E == 0).sum())
-                rows.append((f"train {model_name}", "batch 4,096", f"{events / train_epochs(model, data):,.0f} rows/s"))
-            if "rank" in chosen:
-                rows.append((f"rank {model_name}", "batch 8,192", f"{rank(model.eval(), data):,.0f} scores/s"))
-            if "export" in chosen:
-                for size, milliseconds in export_latency(model, folder):
-                    rows.append((f"onnx {model_name}", f"batch {size}, 1 thread", f"{milliseconds:.3f} ms"))
+        if {"train", "peers"} & set(chosen):
+            rows += measure_training(folder, EPOCHS, PEERS if "peers" in chosen else None)
+        if "vocabulary" in chosen:
+            rows += measure_vocabulary(folder)
+        if set(chosen) & {"prepare", "train", "rank", "export"}:
+            rows += measure_shop(folder, chosen)
     print_table(rows)
+
+
+def measure_shop(folder: Path, chosen: list[str]) -> list[Row]:
+    """The chosen measurements on the built-in shop."""
+    rows: list[Row] = []
+    data = build_data(compose_shop(folder, "mf"))
+    data.prepare_data()
+    data.setup()
+    if "prepare" in chosen:
+        rows += prepare(data, folder)
+    for model_name in MODELS:
+        model = build_model(compose_shop(folder, model_name), data.schema)
+        if "train" in chosen:
+            events = int((data.store.part_E == 0).sum())
+            rows.append((f"train {model_name}", "batch 4,096", f"{events / train_epochs(model, data):,.0f} rows/s"))
+        if "rank" in chosen:
+            rows.append((f"rank {model_name}", "batch 8,192", f"{rank(model.eval(), data):,.0f} scores/s"))
+        if "export" in chosen:
+            for size, milliseconds in export_latency(model, folder):
+                rows.append((f"onnx {model_name}", f"batch {size}, 1 thread", f"{milliseconds:.3f} ms"))
+    return rows
 
 
 def print_table(rows: list[Row]) -> None:
