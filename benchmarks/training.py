@@ -33,15 +33,10 @@ Row = tuple[str, str, str]
 
 def compose_clicks() -> DictConfig:
     """DeepFM with the row-wise optimizer, one epoch in mixed precision; everything else as configured by default."""
-    options = [
-        "model=deepfm",
-        "optimizer=rowwise",
-        "trainer=cpu",
-        "trainer.precision=bf16-mixed",
-        "trainer.max_epochs=1",
-    ]
+    options = ["model=deepfm", "model.embedding_std=0.01", "optimizer=rowwise", f"batch_size={BATCH}", "trainer=cpu"]
+    trainer = ["trainer.precision=bf16-mixed", "trainer.max_epochs=1", "+trainer.limit_val_batches=0"]
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return compose("train", [*options, "+trainer.limit_val_batches=0", f"batch_size={BATCH}"])
+        return compose("train", [*options, *trainer])
 
 
 class Clock(pl.Callback):
