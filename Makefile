@@ -43,7 +43,7 @@ bench-peers: install $(PEERS)/.installed  ## train beside DeepCTR-Torch, in an e
 
 $(PEERS)/.installed: constraints.txt
 	$(PYTHON) -m venv $(PEERS)
-	$(PEERS)/bin/pip install --quiet --constraint constraints.txt deepctr-torch torch
+	$(PEERS)/bin/pip install --quiet --constraint constraints.txt deepctr-torch==0.3.0 torch
 	@touch $@
 
 clean:  ## remove the environment, caches and encoded stores (keeps outputs/)
