@@ -143,6 +143,13 @@ def test_an_empty_history_is_an_ordinary_input(build, schema):
     torch.testing.assert_close(model.score(dataclasses.replace(batch, lists=wider)), model.score(batch))
 
 
+def test_lists_that_a_model_does_not_say_it_reads_are_not_missed(build, schema):
+    model = stir(build(schema))
+    batch = example_batch(schema, rows=5, length=3)
+    read = {name: ids for name, ids in batch.lists.items() if name in model.reads}
+    assert torch.equal(model.score(dataclasses.replace(batch, lists=read)), model.score(batch))
+
+
 def test_unseen_ids_score(build, schema):
     model = build(schema).eval()
     batch = example_batch(schema, rows=3, length=2)
