@@ -397,6 +397,8 @@ def _opened(path: Path) -> Iterator[Path]:
                 _extract(path, Path(folder))
             except (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error) as error:
                 raise BundleError(f"{path} is damaged or no .tar.gz ({error}); fetch it again.") from error
+            if not (Path(folder) / MANIFEST).is_file():  # tarfile takes some damage for the end
+                raise BundleError(f"{path} holds no {MANIFEST}: it is no bundle, or is damaged; fetch it again.")
             yield Path(folder)
 
 
