@@ -140,7 +140,7 @@ def write_artifact(
     manifest: Mapping[str, Any],
     key: bytes | None = None,
 ) -> dict[str, Any]:
-    """Write the bundle of a model to `folder`, and `test_rows.parquet` beside it for whoever wants to verify it.
+    """Write the bundle of a model to `folder`, and beside one in plain `test_rows.parquet` for who wants to verify it.
 
     The graphs of an unchanged model are checked against it. `manifest` adds to what is known here. Returns what the
     bundle's manifest says of it, with the greatest difference seen as `parity`.
@@ -164,8 +164,9 @@ def write_artifact(
             **manifest,
         }
         write_bundle(folder, graphs, manifest=content, sample=sample_requests(raw, sessions), key=key)
-    with whole_file(folder.parent / "test_rows.parquet") as draft:
-        pq.write_table(rows, draft)
+    if key is None:  # they would tell in plain what an encrypted bundle hides
+        with whole_file(folder.parent / "test_rows.parquet") as draft:
+            pq.write_table(rows, draft)
     return content
 
 

@@ -59,7 +59,7 @@ class Table(nn.Embedding):
     def mean(self, ids_BT: Tensor) -> Tensor:
         """The mean vector (..., D) over the last dimension of `ids_BT`, without padding; zeros if all is padding."""
         count_B = (ids_BT != PADDING).sum(-1, keepdim=True).clamp(min=1)
-        return self(ids_BT).sum(-2) / count_B
+        return self(ids_BT.movedim(-1, 0)).sum(0) / count_B  # the first dimension is the quickest to sum over
 
 
 class _LookUp(torch.autograd.Function):
