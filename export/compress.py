@@ -14,9 +14,9 @@ from export.artifact import FLOAT, Served, quantize_layers
 from export.core import row_core
 from export.graph import open_graph, recommender_graph, save_graph
 from export.measure import BATCHES, measure
-from export.prune import prune_hidden
+from export.prune import has_hidden_layers, prune_hidden
 from export.quality import Judge
-from export.rare import prune_rows
+from export.rare import min_count_for, prune_rows
 from export.rows import RawRows
 from export.tables import quantize_tables
 from recsys.data.batches import Batch, Rows
@@ -37,19 +37,22 @@ GAIN = 0.95  # a variant must need at most this share of the trained model's lat
 class Compression:
     """What is tried, every combination of it, and what decides.
 
-    `keep`: shares of the hidden units (1: all), fine-tuned for `epochs`. `min_count`: values with fewer training rows
-    share the unseen row. `tables` and `dense`: numbers of the embedding tables and of the dense layers. A variant may
-    lose at most `budget` of the metric on at most `rows` validation rows; of those that do, the best has the least
-    `target`: latency (median of a batch of 256 on one thread) or size (of the file).
+    `keep`: shares of the hidden units (1: all), fine-tuned for `epochs` at `lr_share` of the learning rate.
+    `min_count`: values with fewer training rows share the unseen row; `table_rows` adds the least such count that
+    leaves at most as many table rows. `tables` and `dense`: numbers of the embedding tables and of the dense layers. A
+    variant may lose at most `budget` of the metric on at most `rows` validation rows; of those that do, the best has
+    the least `target`: latency (median of a batch of 256 on one thread) or size (of the file).
     """
 
     budget: float = 0.001
     target: Target = "latency"
     keep: tuple[float, ...] = (1.0, 0.5)
     min_count: tuple[int, ...] = (1,)
+    table_rows: int | None = None
     tables: tuple[Numbers, ...] = ("float32", "int8")
     dense: tuple[Numbers, ...] = ("float32", "int8")
     epochs: int = 1
+    lr_share: float = 0.05
     rows: int = 50_000
 
     def __post_init__(self) -> None:
@@ -59,6 +62,7 @@ class Compression:
             "keep": (all(0 < share <= 1 for share in self.keep), "shares of the hidden units in (0, 1]"),
             "min_count": (all(count >= 1 for count in self.min_count), "counts of at least 1"),
             "epochs": (self.epochs >= 0, "at least 0"),
+            "lr_share": (0 < self.lr_share <= 1, "a share of the training's learning rate in (0, 1]"),
             "rows": (self.rows >= 1, "at least 1"),
         }
         for name, (holds, rule) in rules.items():
@@ -126,8 +130,8 @@ class Trials:
                 built = quantize_tables(smaller) if tables == "int8" else smaller
                 path = self.folder / f"{number}-{tables}-{dense}.onnx"
                 save_graph(recommender_graph(row_core(built), built, encoders), path, built)
-                if dense == "int8":
-                    quantize_layers(path, self.raw)
+                if dense == "int8" and not quantize_layers(path, self.raw):
+                    continue  # it would be its float twin under another name
                 score_B = judge.scores(open_graph(path))
                 base = score_B if base is None else base
                 variant = Variant(
@@ -147,13 +151,16 @@ class Trials:
 
     def _models(self, model: Recommender) -> Iterator[tuple[float, int, Recommender, Encoders]]:
         """Every model in float32, the least changed first."""
-        combinations = {(1.0, 1), *itertools.product(self.settings.keep, self.settings.min_count)}
+        encoders, counts = self.raw.store.encoders, set(self.settings.min_count)
+        if self.settings.table_rows is not None:
+            counts.add(min_count_for(encoders, self.settings.table_rows))
+        shares = self.settings.keep if has_hidden_layers(model) else (1.0,)
+        combinations = {(1.0, 1), *itertools.product(shares, counts)}
         narrow = {1.0: model}
         for keep, min_count in sorted(combinations, key=lambda c: (-c[0], c[1])):
             if keep not in narrow:
                 log.info("pruning the hidden layers to %g of their units", keep)
                 narrow[keep] = self.fine_tune(prune_hidden(model, calibration(self.raw), keep))
-            encoders = self.raw.store.encoders
             smaller = prune_rows(narrow[keep], encoders, min_count) if min_count > 1 else (narrow[keep], encoders)
             yield keep, min_count, *smaller
 

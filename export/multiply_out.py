@@ -3,15 +3,18 @@
 Letters: B rows, C looked-up columns, N numbers, D embedding dimension, H units of the first layer.
 """
 
+import itertools
 from collections.abc import Sequence
 from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_linear_bn_eval
 
 from export.tables import Int8Table, ScalarTable, copy_sharing
 from recsys.data.batches import Batch
 from recsys.layers.embedding import Table
+from recsys.layers.mlp import MLP
 from recsys.models.base import Recommender
 from recsys.models.deepfm import DeepFM
 from recsys.schema import CONTEXT, ITEM, ROLES, Role
@@ -20,9 +23,12 @@ from recsys.schema import CONTEXT, ITEM, ROLES, Role
 def multiply_out(model: Recommender) -> Recommender:
     """A copy for scoring alone, which shares the model's weights.
 
-    Tables of single numbers are looked up as vectors, and a DeepFM is multiplied out. Comes after `quantize_tables`.
+    Tables of single numbers are looked up as vectors, batch norm becomes a part of the layer before it, and a DeepFM is
+    multiplied out. Comes after `quantize_tables`.
     """
     ready = copy_sharing(model)
+    for mlp in [module for module in ready.modules() if isinstance(module, MLP)]:
+        _fuse_batch_norm(mlp)
     if isinstance(ready, DeepFM) and len(ready.mlp):
         ready.__class__ = MultipliedDeepFM
         cast(MultipliedDeepFM, ready).prepare()
@@ -30,6 +36,13 @@ def multiply_out(model: Recommender) -> Recommender:
         if isinstance(module, Table) and module.embedding_dim == 1:
             ready.set_submodule(name, ScalarTable(module.weight.detach()[:, 0]))
     return ready
+
+
+def _fuse_batch_norm(mlp: MLP) -> None:
+    """Scale and shift the layers by the running statistics once, rather than their outputs in every batch."""
+    for n, (layer, norm) in enumerate(itertools.pairwise(list(mlp))):
+        if isinstance(layer, nn.Linear) and isinstance(norm, nn.BatchNorm1d):
+            mlp[n], mlp[n + 1] = fuse_linear_bn_eval(layer, norm), nn.Identity()
 
 
 class Sums(NamedTuple):

@@ -19,6 +19,7 @@ from recsys.checkpoints import BestCheckpoint, LastCheckpoint, WholeCheckpoints
 from recsys.data.module import DataModule, DataSpec
 from recsys.evaluation import Evaluation, monitor_of
 from recsys.models.base import Recommender, load_model, read_checkpoint
+from recsys.optimizers import TABLES
 from recsys.schema import FeatureSchema, schema_difference
 
 USER_ERRORS = (ValueError, OSError, MisconfigurationException)
@@ -27,6 +28,13 @@ USER_ERRORS = (ValueError, OSError, MisconfigurationException)
 def resolve(cfg: DictConfig) -> dict[str, Any]:
     """The configuration as plain, fully resolved values."""
     return OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)  # type: ignore[return-value]
+
+
+def check_paths(cfg: DictConfig, *names: str) -> None:
+    """Raise ValueError where one of these options holds neither a path nor null."""
+    for name in names:
+        if not isinstance(cfg[name], str | None):
+            raise ValueError(f"`{name}` must be a path, got {cfg[name]!r}.")
 
 
 def build_data(cfg: DictConfig) -> DataModule:
@@ -158,10 +166,11 @@ def _check_optimizer(cfg: DictConfig, model: Recommender) -> None:
     weight = torch.nn.Parameter(torch.zeros(2, 1))
     sparse = bool(cfg.model.get("sparse", False))
     weight.grad = torch.zeros(2, 1).to_sparse(1) if sparse else torch.zeros(2, 1)
+    group = {"params": [weight]} | ({TABLES: True} if sparse else {})
     try:
-        model.optimizer([weight]).step()
-    except (TypeError, RuntimeError) as error:
-        hint = "; model.sparse=true needs one that takes sparse gradients, such as optimizer=adagrad" if sparse else ""
+        model.optimizer([group]).step()
+    except (TypeError, RuntimeError, ValueError) as error:
+        hint = "; model.sparse=true needs one that takes sparse gradients, such as optimizer=rowwise" if sparse else ""
         raise ValueError(f"`optimizer`: {error}{hint}") from None
 
 

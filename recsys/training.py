@@ -17,7 +17,7 @@ from rich.console import Console
 
 from recsys.checkpoints import Interrupted
 from recsys.cli import CONFIGS, go_on_in
-from recsys.config import build_data, build_model, build_trainer
+from recsys.config import build_data, build_model, build_trainer, training_of
 from recsys.data.module import DataModule
 from recsys.data.split import TEST
 from recsys.evaluation import Evaluation, best_possible, evaluate
@@ -104,14 +104,19 @@ def train_seeds(cfg: DictConfig, folder: Path, finish: Finish) -> float:
     return statistics.mean(best)
 
 
-def fine_tune(model: Recommender, data: DataModule, cfg: DictConfig, epochs: int) -> Recommender:
-    """Train a model on for some epochs, on one device and without validation, and return it in evaluation mode."""
+def fine_tune(model: Recommender, data: DataModule, cfg: DictConfig, *, epochs: int, lr_share: float) -> Recommender:
+    """Train a model on for some epochs, on one device and without validation, and return it in evaluation mode.
+
+    The learning rate falls from the share `lr_share` of the configuration's to 0: a trained model needs small steps.
+    """
     if not epochs:
         return model.eval()
-    short = OmegaConf.merge(cfg, {"trainer": {"max_epochs": epochs, "limit_val_batches": 0}})
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
-    trainer = build_trainer(short, model.schema.label.kind)  # type: ignore[arg-type]
-    trainer.fit(model, datamodule=data)
+    changes = {"optimizer": {"lr": cfg.optimizer.lr * lr_share}, "schedule": "linear", "warmup": 0.0}
+    changes |= {"trainer": {"max_epochs": epochs, "limit_val_batches": 0}}
+    gently: Any = OmegaConf.merge(cfg, changes)
+    model.set_training(**training_of(gently))
+    build_trainer(gently, model.schema.label.kind).fit(model.train(), datamodule=data)
     return model.cpu().eval()
 
 

@@ -1,4 +1,10 @@
-"""Measure speed and memory on this machine: python scripts/benchmark.py [prepare] [train] [rank] [export] [serve]"""
+"""Measure speed and memory on this machine:
+
+python scripts/benchmark.py [prepare] [train] [vocabulary] [rank] [export] [serve] [peers]
+
+`train` also trains on a million clicks, beside a bare loop and, where `make bench-peers` made .venv-peers and asks for
+it (`peers`), beside DeepCTR-Torch on the same rows.
+"""
 
 import os
 import platform
@@ -23,6 +29,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.serving import serve
+from benchmarks.training import measure_training, measure_vocabulary
 from export.core import row_core
 from export.graph import open_graph, recommender_graph, save_graph
 from export.measure import BATCHES, measure
@@ -37,6 +44,9 @@ from recsys.models.base import Recommender
 
 RUNS = 5
 SHOP = ("prepare", "train", "rank", "export")
+VERBS = (*SHOP, "vocabulary", "serve", "peers")
+EPOCHS = 3
+PEERS = Path(__file__).resolve().parents[1] / ".venv-peers" / "bin" / "python"
 MODELS = ("mf", "ncf", "deepfm", "din")
 Row = tuple[str, str, str]
 
@@ -144,16 +154,21 @@ def measure_shop(chosen: list[str], folder: Path) -> list[Row]:
 
 
 def main(chosen: list[str]) -> None:
-    """Run the chosen measurements (all without arguments) and print one table."""
-    if unknown := set(chosen) - {*SHOP, "serve"}:
-        sys.exit(f"error: no measurement {unknown.pop()!r}. Valid: {', '.join((*SHOP, 'serve'))}.")
-    chosen = chosen or [*SHOP, "serve"]
+    """Run the chosen measurements (all but `peers` without arguments) and print one table."""
+    if unknown := set(chosen) - set(VERBS):
+        sys.exit(f"error: no measurement {unknown.pop()!r}. Valid: {', '.join(VERBS)}.")
+    chosen = chosen or list(VERBS[:-1])
     quiet_libraries()
     warnings.simplefilter("ignore")
     with tempfile.TemporaryDirectory() as name:
-        rows = measure_shop(chosen, Path(name)) if set(chosen) & set(SHOP) else []
+        folder = Path(name)
+        rows = measure_shop(chosen, folder) if set(chosen) & set(SHOP) else []
+        if {"train", "peers"} & set(chosen):
+            rows += measure_training(folder, EPOCHS, PEERS if "peers" in chosen else None)
+        if "vocabulary" in chosen:
+            rows += measure_vocabulary(folder)
         if "serve" in chosen:
-            rows += serve(Path(name))
+            rows += serve(folder)
     print_table(rows)
 
 

@@ -77,6 +77,18 @@ def test_weights_are_shared_not_copied(schema):
     assert multiply_out(model).embedding.table.weight.data_ptr() == model.embedding.table.weight.data_ptr()
 
 
+def test_batch_norm_is_a_part_of_the_layers(schema, run_core):
+    model = DeepFM(schema, hidden=[16, 8], batch_norm=True).eval()
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm1d):
+            for values in (module.running_mean, module.running_var, module.weight, module.bias):
+                torch.nn.init.uniform_(values, 0.5, 2.0)
+    core, batch = row_core(model), example_batch(schema, rows=64, length=5)
+    assert "BatchNormalization" not in {node.op_type for node in core.graph.node}
+    assert len([tensor for tensor in core.graph.initializer if "running" in tensor.name]) == 0
+    np.testing.assert_allclose(run_core(core, (Inputs(model), batch)), model.score(batch).detach().numpy(), atol=1e-5)
+
+
 def test_the_first_layer_of_a_deepfm_reads_no_numbers(schema):
     model = DeepFM(schema, hidden=[24])
     shapes = {tuple(sorted(tensor.dims)) for tensor in row_core(model).graph.initializer}
