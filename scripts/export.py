@@ -16,6 +16,7 @@ from export.quantize import cpu_features
 from export.report import loss_on_test, report_variants
 from export.rows import RawRows
 from export.runtime import read_key
+from recsys.classical.fitted import Fitted
 from recsys.cli import Refused, launch
 from recsys.config import checkpoint_config, reopen, resolve
 from recsys.declare import declare
@@ -32,6 +33,8 @@ def export_checkpoint(cfg: DictConfig) -> None:
     trained = checkpoint_config(cfg.checkpoint)
     trained.trainer = cfg.trainer
     data, model = reopen(cfg.checkpoint, trained)
+    if isinstance(model, Fitted):
+        raise ValueError(f"there is no bundle of {type(model.model).__name__} yet; export a deep model's checkpoint.")
     raw = RawRows.read(data)
     facts = facts_of_run(data, run)
     served = Served(model=model, encoders=data.store.encoders)
