@@ -31,26 +31,35 @@ from recsys.declare import nearest
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 TERMINATED, REFUSED = 128 + signal.SIGTERM, 2
 log = logging.getLogger(__name__)
+Job = tuple[list[str], Path]  # a run's overrides and its folder
 
 
 class Refused(Exception):
     """Nothing failed, but what was asked for is not to be had; the process ends with exit code 2."""
 
 
-def launch(config_name: str, task: Callable[[DictConfig], float | None]) -> None:
+def launch(
+    config_name: str,
+    task: Callable[[DictConfig], float | None],
+    after_several: Callable[[list[Job]], None] | None = None,
+) -> None:
     """Run `task` under Hydra with the configuration `config_name`; ends the process.
 
-    A user's mistake prints one message and gives exit code 1; in a multirun the other runs go on.
+    A user's mistake prints one message and gives exit code 1; in a multirun the other runs go on, and those that came
+    to their end are handed to `after_several`.
     """
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # hand errors to us instead of printing a trace
     failures: list[str] = []
+    done: list[Job] = []
 
     @functools.wraps(task)
     def job(cfg: DictConfig) -> float | None:
         try:
             quiet_libraries()
             check_types(cfg)
-            return task(cfg)
+            result = task(cfg)
+            done.append((list(HydraConfig.get().overrides.task), run_folder()))
+            return result
         except (*USER_ERRORS, OmegaConfBaseException) as error:
             failures.append(str(error))
             complain(describe(error) + leave_folder(run_folder()))
@@ -72,6 +81,8 @@ def launch(config_name: str, task: Callable[[DictConfig], float | None]) -> None
     except (HydraException, OmegaConfBaseException, OSError, YAMLError) as error:
         complain(explain(error, config_name))
         sys.exit(1)
+    if after_several and len(done) > 1:
+        after_several(done)
     sys.exit(1 if failures else 0)
 
 

@@ -10,10 +10,11 @@ from omegaconf import DictConfig
 
 from export.artifact import Served, facts_of_run, summary, write_artifact
 from export.rows import RawRows
-from recsys.cli import launch, run_folder
+from recsys.cli import Job, launch, run_folder
 from recsys.config import check
 from recsys.data.module import DataModule
 from recsys.models.base import Recommender
+from recsys.report import read_run, sweep_table
 from recsys.run_files import Trained, console
 from recsys.training import train, train_seeds
 
@@ -31,5 +32,10 @@ def main(cfg: DictConfig) -> float:
     return (train if cfg.seeds == 1 else train_seeds)(cfg, run_folder(), finish)
 
 
+def lay_side_by_side(jobs: list[Job]) -> None:
+    """One table of the runs of a multirun."""
+    console.print(sweep_table([(overrides, read_run(folder).metrics) for overrides, folder in jobs]))
+
+
 if __name__ == "__main__":
-    launch("train", main)
+    launch("train", main, lay_side_by_side)

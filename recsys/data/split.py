@@ -56,7 +56,7 @@ def split_events(split: Split, events: Events) -> np.ndarray:
         raise ValueError(
             f"`split.by={split.by}` needs `time: {{column: ...}}`; without one, use split.by=random or column."
         )
-    if split.by != "column" and events.split_E is not None:
+    if split.by not in ("column", "fold") and events.split_E is not None:
         raise ValueError(f"the behaviour table has files per split, so use split.by=column, not {split.by}.")
     parts = {
         "time": _by_time,

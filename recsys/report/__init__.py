@@ -3,8 +3,8 @@
 from recsys.report.comparison import write_comparison
 from recsys.report.page import write_page
 from recsys.report.plots import plot_curves, plot_roc, plot_variants
-from recsys.report.run import evaluation_summary, read_curves, runs_in, write_json
-from recsys.report.tables import cleaning_table, metrics_table, seeds_table
+from recsys.report.run import evaluation_summary, read_curves, read_run, runs_in, write_json
+from recsys.report.tables import cleaning_table, metrics_table, seeds_table, sweep_table
 
 __all__ = [
     "cleaning_table",
@@ -14,8 +14,10 @@ __all__ = [
     "plot_roc",
     "plot_variants",
     "read_curves",
+    "read_run",
     "runs_in",
     "seeds_table",
+    "sweep_table",
     "write_comparison",
     "write_json",
     "write_page",
