@@ -3,14 +3,18 @@
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
-from recsys.config import build_data, check
+from recsys.config import build_classical, build_data, check, is_classical
 from recsys.data.module import DataModule
 from recsys.data.split import TEST, TRAIN
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 GROUPS = {
     p.name: sorted(f.stem for f in p.glob("*.yaml")) for p in CONFIGS.iterdir() if p.is_dir() and p.name != "hydra"
+}
+TRAINED_WITH = {
+    str(key) for entry in OmegaConf.load(CONFIGS / "train.yaml").defaults if entry != "_self_" for key in entry
 }
 LABEL_OF = {
     "squared_error": ["data.label.kind=rating", "+data.label.range=[0,1]"],
@@ -19,7 +23,7 @@ LABEL_OF = {
 }
 
 
-@pytest.mark.parametrize(("group", "name"), [(g, n) for g, names in GROUPS.items() for n in names if g != "tuned"])
+@pytest.mark.parametrize(("group", "name"), [(g, n) for g, names in GROUPS.items() for n in names if g in TRAINED_WITH])
 def test_every_choice_passes_the_checks(composed, group, name):
     cpu = ["trainer.accelerator=cpu"] if group == "trainer" else []
     check(composed(f"{group}={name}", *LABEL_OF.get(name, []), *cpu))
@@ -38,7 +42,12 @@ def test_tuned_settings_are_found_by_data_and_model_and_give_way(composed, name)
 @pytest.mark.parametrize("data", GROUPS["data"])
 def test_every_model_builds_on_every_dataset_that_has_what_it_reads(composed, data, name):
     cfg = composed(f"data={data}", f"model={name}")
-    if name == "din" and "history" not in cfg.data:
+    feedback = {"implicit": {"implicit"}, "rating": {"ratings"}}.get(cfg.data.label.kind, {"implicit", "ratings"})
+    if is_classical(cfg) and feedback.isdisjoint(build_classical(cfg).feedback):
+        with pytest.raises(ValueError, match=r"cannot be fitted on (ratings|implicit) feedback; use model="):
+            check(cfg)
+        return
+    if name == "din" and cfg.data.get("history") is None:
         with pytest.raises(ValueError, match=r"the model reads histories; declare `data.history`"):
             check(cfg)
         return
