@@ -167,7 +167,7 @@ def explain(error: Exception, config_name: str) -> str:
         return f"there is no `{group}={name}`: {nearest(name, error.options)}{own}"
     if match := re.match(r"Could not override '([^'.]+)'", str(error)):
         groups = [path.name for path in CONFIGS.iterdir() if path.is_dir()]
-        options = [*groups, *OmegaConf.load(CONFIGS / f"{config_name}.yaml")]
+        options = [*groups, *(name for file in _main_files(config_name) for name in OmegaConf.load(file))]
         names = [str(o) for o in options if o not in ("defaults", "hydra")]
         return f"there is no option `{match[1]}`: {nearest(match[1], names)}"
     return " ".join(describe(error).split())
@@ -192,8 +192,16 @@ def check_types(cfg: DictConfig) -> None:
     for group, file in files.items():
         if file.is_file() and group in cfg:
             _same_types(OmegaConf.load(file), cfg[group], group)
-    main = CONFIGS / f"{HydraConfig.get().job.config_name}.yaml"
-    _same_types(OmegaConf.load(main), cfg, "")
+    for main in _main_files(str(HydraConfig.get().job.config_name)):
+        _same_types(OmegaConf.load(main), cfg, "")
+
+
+def _main_files(config_name: str) -> list[Path]:
+    """The yaml of a script and that of the script whose options it takes over."""
+    file = CONFIGS / f"{config_name}.yaml"
+    shown: Any = OmegaConf.load(file)
+    defaults = shown.get("defaults", [])
+    return [file, *(CONFIGS / f"{name}.yaml" for name in defaults if isinstance(name, str) and name != "_self_")]
 
 
 def _same_types(shown: object, given: object, where: str) -> None:

@@ -48,7 +48,8 @@ def data_line(data: DataModule) -> str:
 
 def tuned_note() -> str:
     """Where the settings come from, if a file of configs/tuned holds some for this data and model."""
-    tuned = HydraConfig.get().runtime.choices.get("tuned") if HydraConfig.initialized() else None
+    hydra = HydraConfig.get() if HydraConfig.initialized() else None
+    tuned = hydra.runtime.choices.get("tuned") if hydra and hydra.job.config_name == "train" else None
     return f"; settings of configs/tuned/{tuned}.yaml" if (CONFIGS / "tuned" / f"{tuned}.yaml").is_file() else ""
 
 

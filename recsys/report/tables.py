@@ -73,9 +73,9 @@ def sweep_table(runs: Sequence[tuple[Sequence[str], Mapping[str, Any]]]) -> Tabl
     table = Table(title="Test metrics", title_justify="left")
     for name in ("options", "runs", *names):
         table.add_column(name, justify="left" if name == "options" else "right")
-    for own, tests in groups.items():
+    for options, tests in groups.items():
         values = [[test[name] for test in tests if test.get(name) is not None] for name in names]
-        table.add_row(own, str(len(tests)), *(_number(statistics.fmean(v) if v else None) for v in values))
+        table.add_row(options, str(len(tests)), *(_number(statistics.fmean(v) if v else None) for v in values))
     return table
 
 
