@@ -1,14 +1,15 @@
 # make help
 PYTHON ?= python3
 VENV := .venv
+PEERS := .venv-peers
 BIN := $(VENV)/bin
 export RECSYS_DATA ?= $(if $(wildcard ../shared/data),$(abspath ../shared/data),data)
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test lint format bench clean
+.PHONY: help install train test lint format bench bench-peers clean
 
 help:  ## this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 install: $(VENV)/.installed  ## make .venv with the pinned versions
 
@@ -37,5 +38,13 @@ format: install  ## rewrite the code in the project's format
 bench: install  ## measure speed and memory on this machine
 	$(BIN)/python scripts/benchmark.py
 
+bench-peers: install $(PEERS)/.installed  ## train beside DeepCTR-Torch, in an environment of its own
+	$(BIN)/python scripts/benchmark.py peers
+
+$(PEERS)/.installed: constraints.txt
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/pip install --quiet --constraint constraints.txt deepctr-torch==0.3.0 torch
+	@touch $@
+
 clean:  ## remove the environment, caches and encoded stores (keeps outputs/)
-	rm -rf $(VENV) .cache build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(PEERS) .cache build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -11,16 +11,19 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
-import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 
 from export.bundle import write_bundle
 from export.catalogue import Catalogue
 from export.core import request_core, row_core, user_core
 from export.graph import open_graph, ranker_graph, recommender_graph, retriever_graph, save_graph
+from export.multiply_out import multiply_out
 from export.quality import Judge
 from export.quantize import dense_nodes, float_where_better, quantize_dense
 from export.rows import RawRows, plain
+from export.tables import Int8Table
 from export.verify import LABEL, measure
 from recsys.data.batches import EXCLUDED, make_batch
 from recsys.data.encoders import Encoders
@@ -32,7 +35,7 @@ from recsys.models.base import Recommender
 FLOAT = "float32"
 TOLERANCE = 1e-5
 INT8_TOLERANCE = 0.02  # other processors round sums of integers in other places
-CHECKED_ROWS, CHECKED_REQUESTS, CANDIDATES = 2000, 20, 100
+CHECKED_ROWS, CHECKED_REQUESTS, CHECKED_RETRIEVALS, CANDIDATES = 2000, 20, 3, 100
 LABELLED_ROWS, SAMPLE_ROWS, SAMPLE_CANDIDATES = 10_000, 3, 20
 
 
@@ -64,19 +67,26 @@ def write_graphs(served: Served, raw: RawRows, folder: Path) -> dict[str, Path]:
     return paths
 
 
-def quantize_layers(path: Path, raw: RawRows) -> None:
-    """Turn the dense layers of a graph into INT8, but for those that real rows show to be slower or to suffer by it."""
-    if dense_nodes(path):
-        feeds = [raw.example(open_graph(path))]
-        quantize_dense(path, path, keep_float=float_where_better(path, feeds))
+def quantize_layers(path: Path, raw: RawRows) -> bool:
+    """Turn the dense layers of a graph into INT8, but for those that real rows show to be slower or to suffer by it.
+
+    Returns whether there was such a layer; without one the file stays as it is.
+    """
+    layers = dense_nodes(path)
+    keep = float_where_better(path, [raw.example(open_graph(path))]) if layers else []
+    if len(keep) == len(layers):
+        return False
+    quantize_dense(path, path, keep_float=keep)
+    return True
 
 
 def check_parity(model: Recommender, raw: RawRows, graphs: Mapping[str, Path]) -> float:
-    """The greatest difference between the model's scores and its graphs' on raw test rows and requests.
+    """The greatest difference between the model's scores and its graphs' on raw test rows, requests and retrievals.
 
     Raises ValueError when it is more than 1e-5.
     """
-    worst = max(_row_difference(model, raw, graphs["recommender"]), _request_difference(model, raw, graphs["ranker"]))
+    checks = {"recommender": _row_difference, "ranker": _request_difference, "retriever": _retrieval_difference}
+    worst = max(check(model, raw, graphs[name]) for name, check in checks.items() if name in graphs)
     if worst > TOLERANCE:
         raise ValueError(f"the exported graphs differ from the model by {worst:.2e}, more than {TOLERANCE}.")
     return worst
@@ -88,12 +98,26 @@ def _row_difference(model: Recommender, raw: RawRows, path: Path) -> float:
     return _difference(model, raw, row_B, raw.store.item_E[row_B], session.run(["score"], raw.feed(session, row_B))[0])
 
 
+def _some_test_rows(raw: RawRows, count: int) -> np.ndarray:
+    row_B = np.flatnonzero(raw.store.part_E == TEST)
+    return row_B[:: max(1, len(row_B) // count)][:count]
+
+
 def _request_difference(model: Recommender, raw: RawRows, path: Path) -> float:
     rng, session, worst = np.random.default_rng(0), open_graph(path), 0.0
-    for row in np.flatnonzero(raw.store.part_E == TEST)[:: max(1, len(raw.store.part_E) // CHECKED_REQUESTS)]:
+    for row in _some_test_rows(raw, CHECKED_REQUESTS):
         item_N = rng.integers(0, raw.store.items, CANDIDATES)
         score_N, _ = session.run(None, raw.request(session, row, item_N, 10))
         worst = max(worst, _difference(model, raw, np.repeat(row, CANDIDATES), item_N, score_N))
+    return worst
+
+
+def _retrieval_difference(model: Recommender, raw: RawRows, path: Path) -> float:
+    session, worst, item_I = open_graph(path), 0.0, np.arange(raw.store.items)
+    for row in _some_test_rows(raw, CHECKED_RETRIEVALS):
+        _, score_K = session.run(None, raw.request(session, row, item_I[:0], 10))
+        best_K = np.sort(model_scores(model, raw, np.repeat(row, len(item_I)), item_I))[::-1][: len(score_K)]
+        worst = max(worst, float(np.abs(best_K - score_K).max()))
     return worst
 
 
@@ -116,7 +140,7 @@ def write_artifact(
     manifest: Mapping[str, Any],
     key: bytes | None = None,
 ) -> dict[str, Any]:
-    """Write the bundle of a model to `folder`, and `test_rows.parquet` beside it for whoever wants to verify it.
+    """Write the bundle of a model to `folder`, and beside one in plain `test_rows.parquet` for who wants to verify it.
 
     The graphs of an unchanged model are checked against it. `manifest` adds to what is known here. Returns what the
     bundle's manifest says of it, with the greatest difference seen as `parity`.
@@ -125,7 +149,7 @@ def write_artifact(
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as scratch:
         graphs = write_graphs(served, raw, Path(scratch))
         comparable = not served.int8_layers and served.encoders is raw.store.encoders
-        parity = check_parity(served.model, raw, graphs) if comparable else None
+        parity = check_parity(_as_exported(served.model), raw, graphs) if comparable else None
         sessions = {name: open_graph(path) for name, path in graphs.items()}
         rows, quality = labelled_rows(raw, sessions["recommender"])
         content = {
@@ -140,9 +164,15 @@ def write_artifact(
             **manifest,
         }
         write_bundle(folder, graphs, manifest=content, sample=sample_requests(raw, sessions), key=key)
-    with whole_file(folder.parent / "test_rows.parquet") as draft:
-        rows.to_parquet(draft)
+    if key is None:  # they would tell in plain what an encrypted bundle hides
+        with whole_file(folder.parent / "test_rows.parquet") as draft:
+            pq.write_table(rows, draft)
     return content
+
+
+def _as_exported(model: Recommender) -> Recommender:
+    """The model itself; with INT8 tables multiplied out as its graphs are, for products round to other numbers."""
+    return multiply_out(model) if any(isinstance(m, Int8Table) for m in model.modules()) else model
 
 
 def facts_of_run(data: DataModule, folder: Path) -> dict[str, Any]:
@@ -163,13 +193,26 @@ def summary(folder: Path, content: Mapping[str, Any]) -> str:
     return f"bundle: {folder} and {folder.name}.tar.gz ({content['variant']}, {size:.1f} MiB{close})"
 
 
-def labelled_rows(raw: RawRows, session: onnxruntime.InferenceSession) -> tuple[pd.DataFrame, dict[str, float]]:
+def labelled_rows(raw: RawRows, session: onnxruntime.InferenceSession) -> tuple[pa.Table, dict[str, float]]:
     """Up to 10,000 raw test rows with their labels as `scripts/verify.py` takes them, and how well they are scored."""
     judge = Judge(raw, TEST, LABELLED_ROWS)
-    table = pd.DataFrame(plain(raw.feed(session, judge.row_B, judge.item_B))).assign(**{LABEL: judge.label.numpy()})
+    feed = raw.feed(session, judge.row_B, judge.item_B)
+    columns = {name: pa.array(values, arrow_type(feed[name])) for name, values in plain(feed).items()}
+    table = pa.table({**columns, LABEL: judge.label.numpy()})
     known = (judge.label != EXCLUDED).numpy()
     score_B, label_B = (values.numpy()[known] for values in (judge.scores(session), judge.label))
-    return table[known], {"rows": len(score_B), **measure(raw.store.schema.label, score_B, label_B.astype("float64"))}
+    return table.filter(pa.array(known)), {
+        "rows": len(score_B),
+        **measure(raw.store.schema.label, score_B, label_B.astype("float64")),
+    }
+
+
+def arrow_type(values: np.ndarray) -> pa.DataType:
+    """The type of a column that an input came from: whole numbers with missing ones among them stay whole."""
+    kind = {"O": pa.string(), "i": pa.int64(), "f": pa.float32()}[values.dtype.kind]
+    for _ in range(values.ndim - 1):
+        kind = pa.list_(kind)
+    return kind
 
 
 def sample_requests(raw: RawRows, sessions: Mapping[str, onnxruntime.InferenceSession]) -> dict[str, Any]:

@@ -9,6 +9,8 @@ import spox
 from onnx import TensorProto, numpy_helper
 from spox import Tensor, Var
 
+from export.look_ups import use_gather_nd
+
 OPSET = 20
 
 
@@ -61,4 +63,5 @@ class GraphBuilder:
         for name in (name for name in weights if name in read):
             model.graph.initializer.append(self._weights[name][1])
             model.graph.initializer[-1].name = name
+        use_gather_nd(model.graph)
         return model

@@ -107,6 +107,11 @@ def _check(folder: Path, graphs: Mapping[str, Path], sample: Mapping[str, Any], 
         raise ValueError(f"`sample` must hold a request for each of {sorted(verbs)}, got {sorted(sample)}.")
     if key is not None and len(key) != 32:
         raise ValueError(f"`key` must be 32 bytes, got {len(key)}; `openssl rand -base64 32` makes one to write down.")
+    check_place(folder)
+
+
+def check_place(folder: Path) -> None:
+    """Raise ValueError where `folder` is something else than a bundle or an empty folder, and so is not replaced."""
     if folder.exists() and not _is_bundle(folder):
         raise ValueError(f"{folder} exists and is no bundle; give another place, or remove it.")
 

@@ -75,17 +75,19 @@ class RawColumns:
             elif column.name in past:  # one vocabulary in the graph for the column and its history
                 together = op.concat([op.unsqueeze(self._input(column), op.const([1])), past[column.name]], axis=1)
                 rows = self.vocabularies.look_up(together, column)
-                row_B, found[column.name] = op.gather(rows, op.const(0), axis=1), _after_first(rows)
+                row_B = op.gather(rows, op.const(0), axis=1)
+                row_B = op.where(_known(row_B), row_B, op.const(self.vocabularies.missing_row(column)))
+                found[column.name] = _after_first(rows)
             else:
-                row_B = self.vocabularies.look_up(self._input(column), column)
+                missing = self.vocabularies.missing_row(column)
+                row_B = self.vocabularies.look_up(self._input(column), column, missing=missing)
             blocks.append(op.unsqueeze(row_B, op.const([0])))
         return self._in_order(fields, [*dense, *others], blocks), found
 
     def _in_order(self, fields: Sequence[Column], stacked: Sequence[Column], blocks: list[Var]) -> Var:
-        """The blocks (C, B) as (B, F), a missing value's row for `PADDING` and columns that are not read."""
-        missing_F = np.array([self.vocabularies.missing_row(c) for c in fields], dtype="int64")
+        """The blocks (C, B) as (B, F), with `PADDING` for columns that are not read."""
         if not blocks:
-            return op.const(np.tile(missing_F, (self.rows if isinstance(self.rows, int) else 1, 1)))
+            return op.const(np.full((self.rows if isinstance(self.rows, int) else 1, len(fields)), PADDING))
         place = {column.name: n for n, column in enumerate(stacked)}
         if len(place) < len(fields):
             shape = op.concat([op.const([1]), op.shape(blocks[0], start=1)], axis=0)
@@ -94,7 +96,6 @@ class RawColumns:
         order = [place.get(column.name, len(place)) for column in fields]
         if order != list(range(len(place))):
             rows_FB = op.gather(rows_FB, op.const(order), axis=0)
-        rows_FB = op.where(op.equal(rows_FB, op.const(PADDING)), op.const(missing_F[:, None]), rows_FB)
         return op.transpose(rows_FB, perm=[1, 0])
 
     def _buckets(self, column: Column) -> Var:
@@ -171,7 +172,7 @@ class RawColumns:
 
 def _finite(value: Var) -> tuple[Var, Var]:
     """Values in double precision, and which of them are finite."""
-    known = op.not_(op.or_(op.isnan(value), op.isinf(value)))
+    known = op.less(op.abs(value), op.const(np.float32(np.inf)))
     return op.cast(value, to=np.float64), known
 
 

@@ -14,7 +14,7 @@ from export.artifact import FLOAT, Served, quantize_layers
 from export.core import row_core
 from export.graph import open_graph, recommender_graph, save_graph
 from export.measure import BATCHES, measure
-from export.prune import prune_hidden
+from export.prune import has_hidden_layers, prune_hidden
 from export.quality import Judge
 from export.rare import min_count_for, prune_rows
 from export.rows import RawRows
@@ -130,8 +130,8 @@ class Trials:
                 built = quantize_tables(smaller) if tables == "int8" else smaller
                 path = self.folder / f"{number}-{tables}-{dense}.onnx"
                 save_graph(recommender_graph(row_core(built), built, encoders), path, built)
-                if dense == "int8":
-                    quantize_layers(path, self.raw)
+                if dense == "int8" and not quantize_layers(path, self.raw):
+                    continue  # it would be its float twin under another name
                 score_B = judge.scores(open_graph(path))
                 base = score_B if base is None else base
                 variant = Variant(
@@ -154,7 +154,8 @@ class Trials:
         encoders, counts = self.raw.store.encoders, set(self.settings.min_count)
         if self.settings.table_rows is not None:
             counts.add(min_count_for(encoders, self.settings.table_rows))
-        combinations = {(1.0, 1), *itertools.product(self.settings.keep, counts)}
+        shares = self.settings.keep if has_hidden_layers(model) else (1.0,)
+        combinations = {(1.0, 1), *itertools.product(shares, counts)}
         narrow = {1.0: model}
         for keep, min_count in sorted(combinations, key=lambda c: (-c[0], c[1])):
             if keep not in narrow:

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from typing import NamedTuple, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_linear_bn_eval
 
@@ -47,7 +46,7 @@ def _fuse_batch_norm(mlp: MLP) -> None:
 
 
 class Sums(NamedTuple):
-    """What some columns add to each term: (B, ...), or (1, ...) where all rows share them.
+    """What the columns so far add to each term: (B, ...), or one row where all rows share them.
 
     `hidden` (B, H): to the first layer's units. `vector` (B, D): to the sum of the vectors. `single` (B,): first order
     less half of the vectors' squares.
@@ -93,41 +92,49 @@ class MultipliedDeepFM(DeepFM):
 
     def forward(self, batch: Batch) -> Tensor:
         """Logits (or ratings), float32 (B,)."""
-        return self._logit(self._sums(batch, ROLES))
+        return self._logit(self._add(self._nothing(), batch, ROLES))
 
     def forward_candidates(self, context: Batch, items: Batch) -> Tensor:
         """Logits (N,) of N items for one user in one scene; the context's sums are computed once."""
-        shared, own = self._sums(context, CONTEXT), self._sums(items, ITEM)
-        return self._logit(Sums(*(a + b for a, b in zip(shared, own, strict=True))))
+        shared = self._add(self._nothing(), context, CONTEXT)
+        return self._logit(self._add(shared, items, ITEM))
 
-    def _sums(self, batch: Batch, roles: Sequence[Role]) -> Sums:
-        """What the columns of `roles` add."""
+    def _nothing(self) -> Sums:
+        """The sums of no columns."""
+        return Sums(self._first_layer().bias, torch.zeros(self.embedding.table.embedding_dim), self.bias)
+
+    def _add(self, sums: Sums, batch: Batch, roles: Sequence[Role]) -> Sums:
+        """The sums with the columns of `roles`; sums go into products as the term that these are added to."""
+        sums = sums if self.embedding.number is None else self._add_numbers(sums, batch.numbers_BN, roles)
         fields_BFD, *tags = self.embedding.look_up(batch, roles)
-        looked_BCD = torch.cat([fields_BFD, *tags], 1) if tags else fields_BFD
+        looked_BK = torch.cat([fields_BFD, *tags], 1).flatten(1) if tags else fields_BFD.flatten(1)
         single_B = torch.cat(self.first_order.look_up(batch, roles), 1).sum((1, 2))
         for mean_B1D in tags:
             single_B = single_B - 0.5 * mean_B1D.square().sum((1, 2))
-        layer, looked = self._first_layer(), self.embedding.flat_places(roles)[: looked_BCD[0].numel()]
-        bias = layer.bias if "user" in roles else None  # once
-        hidden_BH = F.linear(looked_BCD.flatten(1), layer.weight.index_select(1, torch.tensor(looked)), bias)
-        sums = Sums(hidden_BH, looked_BCD.sum(1), single_B)
-        return sums if self.embedding.number is None else self._add_numbers(sums, batch.numbers_BN, roles)
+        width, dim = looked_BK.shape[1], self.embedding.table.embedding_dim
+        places = torch.tensor(self.embedding.flat_places(roles)[:width])
+        weight_HK = self._first_layer().weight.index_select(1, places)
+        return Sums(
+            torch.addmm(sums.hidden, looked_BK, weight_HK.T),
+            torch.addmm(sums.vector, looked_BK, torch.eye(dim).repeat(width // dim, 1)),  # quicker than a sum
+            sums.single + single_B,
+        )
 
     def _add_numbers(self, sums: Sums, number_BN: Tensor, roles: Sequence[Role]) -> Sums:
         assert self.embedding.number is not None
         assert self.first_order.number is not None
         chosen = [n for n, role in enumerate(self.embedding.number_roles) if role in roles]
         places = torch.tensor(chosen, dtype=torch.int64)
-        first_N = self.first_order.number[:, 0][places] - number_BN * self.square_N[places]
+        square_N1 = self.square_N[places].unsqueeze(1)
+        single_B1 = number_BN @ self.first_order.number[places] - (number_BN * number_BN) @ square_N1
         return Sums(
-            sums.hidden + number_BN @ self.number_NH[places],
-            sums.vector + number_BN @ self.embedding.number[places],
-            sums.single + (number_BN * first_N).sum(1),
+            torch.addmm(sums.hidden, number_BN, self.number_NH[places]),
+            torch.addmm(sums.vector, number_BN, self.embedding.number[places]),
+            sums.single + single_B1.squeeze(1),
         )
 
     def _logit(self, sums: Sums) -> Tensor:
         x = sums.hidden
         for layer in list(self.mlp)[1:]:
             x = layer(x)
-        pairs = 0.5 * sums.vector.square().sum(1)
-        return self.bias + sums.single + pairs + self.out(x).squeeze(1)
+        return sums.single + 0.5 * (sums.vector * sums.vector).sum(1) + self.out(x).squeeze(1)

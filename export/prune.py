@@ -65,6 +65,11 @@ def prune_hidden(model: Recommender, batches: Iterable[Batch], keep: float) -> R
     return rebuild(model, model.schema, state, **widths)
 
 
+def has_hidden_layers(model: Recommender) -> bool:
+    """Whether there is anything that `prune_hidden` could prune."""
+    return any(isinstance(m, LocalActivationUnit) or (isinstance(m, MLP) and len(m) > 0) for m in model.modules())
+
+
 def narrower(width: int, keep: float) -> int:
     """The share `keep` of a width as a multiple of 8, at least 8 and at most the width.
 

@@ -23,6 +23,8 @@ class Judge:
 
     `metric` is `auc` (with `logloss`), `rmse` (with `mae`) for ratings, or, for implicit data, `ndcg@10` of each liked
     item among 99 sampled ones, whose name says so.
+
+    Raises ValueError when the events of a yes-or-no label all have the same, or no item is left to rank among.
     """
 
     def __init__(self, raw: RawRows, part: int, rows: int) -> None:
@@ -48,6 +50,10 @@ class Judge:
             label_B = store.label_E[self.row_B]
             self.user = torch.from_numpy(store.user_E[self.row_B].astype("int64"))
             self.metric = "rmse" if kind == "rating" else "auc"
+            if self.metric == "auc" and len(np.unique(label_B)) < 2:
+                raise ValueError(
+                    f"the {len(label_B)} rows to judge by hold one label only; judge more (`compress.rows`)."
+                )
         self.label = torch.from_numpy(np.array(label_B, dtype="float32"))
 
     def scores(self, session: onnxruntime.InferenceSession) -> Tensor:

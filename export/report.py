@@ -18,7 +18,7 @@ from recsys.data.split import TEST
 from recsys.report import plot_variants, write_json, write_page
 
 FILE = "variants.json"
-WIDTH = 120  # of a table that holds its figures, on a narrow terminal too
+WIDEST = 1000  # characters of a table
 
 
 def report_variants(
@@ -34,8 +34,9 @@ def report_variants(
         "machine": {"cpu": cpu_features(), "system": platform.platform(), "onnxruntime": onnxruntime.__version__},
         "variants": rows,
     }
-    console = Console(highlight=False, width=max(Console().width, WIDTH))
-    console.print(variants_table(variants, chosen))
+    table = variants_table(variants, chosen)
+    whole = Console(width=WIDEST).measure(table).maximum  # on a narrow terminal too: its figures would be cut
+    Console(highlight=False, width=max(Console().width, whole)).print(table)
     write_json(run / FILE, content)
     plot_variants(rows, settings.budget, run / "plots" / "variants.png")
     if (run / "metrics.json").is_file():

@@ -70,8 +70,9 @@ class RawRows:
     def _input(self, name: str, dtype: type, row_B: np.ndarray, item_B: np.ndarray | None = None) -> np.ndarray:
         schema = self.store.schema
         if schema.time and name == schema.time.column and self.events.time_E is not None:
-            unit = 1000.0 if schema.time.unit == "ms" else 1.0
-            return np.floor(self.events.time_E[row_B] * unit).astype("int64")
+            seconds_B = self.events.time_E[row_B]
+            raw_B = np.round(seconds_B * 1000, 3) if schema.time.unit == "ms" else seconds_B
+            return np.floor(raw_B).astype("int64")
         if name.startswith(HISTORY):
             return self._history(name.removeprefix(HISTORY), dtype, row_B)
         role = "item" if name == schema.item else "user" if name == schema.user else schema.column(name).role
@@ -125,11 +126,32 @@ def tag_matrix(values: pd.Series, dtype: type) -> np.ndarray:
 
 
 def plain(feed: dict[str, np.ndarray]) -> dict[str, list]:
-    """Inputs as people write them: lists without padding, None where a value is missing."""
-    return {name: [_plain_cell(cell) for cell in values.tolist()] for name, values in feed.items()}
+    """Inputs as people write them: lists without padding, None where a value is missing.
+
+    The histories of a row keep one place per past item, in every column, whatever is known of it.
+    """
+    past = {name: _plain(values, tags=values.ndim == 3) for name, values in feed.items() if name.startswith(HISTORY)}
+    rows = zip(*past.values(), strict=True)
+    length_B = [max(n for cells in row for n in (0, *_places(cells))) for row in rows]
+    for name, cells_B in past.items():
+        past[name] = [cells[:length] for cells, length in zip(cells_B, length_B, strict=True)]
+    return {
+        name: past[name] if name in past else _plain(values, tags=values.ndim == 2) for name, values in feed.items()
+    }
 
 
-def _plain_cell(cell: Any) -> Any:
-    if not isinstance(cell, list):
-        return None if cell in ("", MISSING_INT) or cell != cell else cell
-    return [value for value in map(_plain_cell, cell) if value is not None and value != []]
+def _places(cells: Sequence[Any]) -> list[int]:
+    """The places, from 1, at which something is known."""
+    return [n for n, cell in enumerate(cells, 1) if cell is not None and cell != []]
+
+
+def _plain(values: np.ndarray, *, tags: bool) -> list:
+    """Nested lists with None for missing values, which the innermost lists leave out where they are `tags`."""
+
+    def of(cell: Any, depth: int) -> Any:
+        if depth == 0:
+            return None if cell in ("", MISSING_INT) or cell != cell else cell
+        inner = [of(value, depth - 1) for value in cell]
+        return [value for value in inner if value is not None] if tags and depth == 1 else inner
+
+    return [of(cell, values.ndim - 1) for cell in values.tolist()]

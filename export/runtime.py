@@ -59,6 +59,11 @@ class Column:
     type: str
     shape: tuple[int | None, ...]
 
+    @property
+    def is_history(self) -> bool:
+        """Whether the lists hold a value for each of a user's past items, the oldest first."""
+        return self.name.startswith("history.")
+
     def array(self, values: Any) -> np.ndarray:
         """The values of B rows, each a single value or a list (of lists), as one array padded with missing values.
 
@@ -86,7 +91,7 @@ class Column:
         for fixed in self.shape[1:]:
             lists = [self._list(cell, place, filled) for place, cell in enumerate(cells)]
             if fixed is not None:
-                lists = [cell[-fixed:] if self.name.startswith("history.") else cell[:fixed] for cell in lists]
+                lists = [cell[-fixed:] if self.is_history else cell[:fixed] for cell in lists]
             length = np.zeros(filled.shape, np.int64)
             length[filled] = [len(cell) for cell in lists]
             width = fixed if fixed is not None else max(1, int(length.max(initial=0)))
@@ -217,7 +222,18 @@ class Graph:
         absent = {name: column for name, column in self.columns.items() if name not in columns and name not in own}
         missing = {name: column.array([None] * rows) for name, column in absent.items()}
         outputs = [output.name for output in self.session.get_outputs()]
-        return dict(zip(outputs, self.session.run(outputs, {**given, **missing, **own}), strict=True))
+        feed = self._equally_long({**given, **missing}) | dict(own)
+        return dict(zip(outputs, self.session.run(outputs, feed), strict=True))
+
+    def _equally_long(self, feed: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The histories padded to the length of the longest: their places stand for the same past items."""
+        past = [name for name, column in self.columns.items() if name in feed and column.is_history]
+        longest = max((feed[name].shape[1] for name in past), default=0)
+        for name in past:
+            values, kind = feed[name], self.columns[name].type
+            shape = (len(values), longest - values.shape[1], *values.shape[2:])
+            feed[name] = np.concatenate([values, np.full(shape, MISSING[kind], DTYPES[kind])], axis=1)
+        return feed
 
 
 def _nearest(word: str, options: Iterable[str]) -> str:
@@ -381,6 +397,8 @@ def _opened(path: Path) -> Iterator[Path]:
                 _extract(path, Path(folder))
             except (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error) as error:
                 raise BundleError(f"{path} is damaged or no .tar.gz ({error}); fetch it again.") from error
+            if not (Path(folder) / MANIFEST).is_file():  # tarfile takes some damage for the end
+                raise BundleError(f"{path} holds no {MANIFEST}: it is no bundle, or is damaged; fetch it again.")
             yield Path(folder)
 
 

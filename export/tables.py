@@ -38,7 +38,7 @@ class Int8Table(nn.Module):
         self.register_buffer("row_RD", steps_RD.round().clamp(-LARGEST, LARGEST).to(torch.int8))
         self.register_buffer("scale_R", scale_R)
 
-    def forward(self, ids: Tensor) -> Tensor:
+    def forward(self, ids: Tensor, *, padded: bool = True) -> Tensor:  # noqa: ARG002 - as `Table`
         """Vectors (..., D) of ids (...)."""
         flat = ids.flatten()
         row_ND, scale_N = F.embedding(flat, self.row_RD), torch.gather(self.scale_R, 0, flat).float()
@@ -62,7 +62,7 @@ class ScalarTable(nn.Module):
         super().__init__()
         self.register_buffer("value_R", value_R)
 
-    def forward(self, ids: Tensor) -> Tensor:
+    def forward(self, ids: Tensor, *, padded: bool = True) -> Tensor:  # noqa: ARG002 - as `Table`
         """Numbers (..., 1) of ids (...)."""
         return torch.gather(self.value_R, 0, ids.flatten()).float().view(*ids.shape, 1)
 

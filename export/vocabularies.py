@@ -53,15 +53,15 @@ class Vocabularies:
         """Whether a column's values are integers that lie close together."""
         return column.kind != "number" and is_dense(self.values(column))
 
-    def look_up(self, values: Var, column: Column) -> Var:
-        """Rows, int64, of the shape of `values`."""
+    def look_up(self, values: Var, column: Column, *, missing: int = PADDING) -> Var:
+        """Rows, int64, of the shape of `values`; the row `missing` where there is no value."""
         offset = self.schema.offset(column.name)
-        return look_up(values, self.values(column), first=offset + 1, unseen=offset, missing=PADDING)
+        return look_up(values, self.values(column), first=offset + 1, unseen=offset, missing=missing)
 
     def look_up_dense(self, values_CB: Var, columns: Sequence[Column]) -> Var:
-        """The same for several dense columns at once, (C, B)."""
-        offsets = [self.schema.offset(c.name) for c in columns]
-        return _look_up_dense(values_CB, [self.values(c) for c in columns], offsets, PADDING)
+        """Rows, int64 (C, B), of the values of several dense columns; their missing rows where there is no value."""
+        unseen, missing = [self.schema.offset(c.name) for c in columns], [self.missing_row(c) for c in columns]
+        return _look_up_dense(values_CB, [self.values(c) for c in columns], unseen, missing)
 
 
 def is_dense(known: np.ndarray) -> bool:
@@ -73,7 +73,7 @@ def look_up(values: Var, known: np.ndarray, *, first: int, unseen: int, missing:
     """The number `first` + n where a value is `known[n]`, `unseen` where it is no known one; int64."""
     if is_dense(known) and unseen == first - 1:
         stacked = op.unsqueeze(op.reshape(values, op.const([-1])), op.const([0]))
-        return op.reshape(_look_up_dense(stacked, [known], [unseen], missing), op.shape(values), allowzero=1)
+        return op.reshape(_look_up_dense(stacked, [known], [unseen], [missing]), op.shape(values), allowzero=1)
     nothing = np.array([MISSING_INT if known.dtype == np.int64 else ""], dtype=known.dtype)
     return ml.label_encoder(
         values,
@@ -83,24 +83,32 @@ def look_up(values: Var, known: np.ndarray, *, first: int, unseen: int, missing:
     )
 
 
-def _look_up_dense(values_CB: Var, known: Sequence[np.ndarray], unseen: Sequence[int], missing: int) -> Var:
+def _look_up_dense(values_CB: Var, known: Sequence[np.ndarray], unseen: Sequence[int], missing: Sequence[int]) -> Var:
     """Numbers of stacked integers: `unseen[c]` + 1 + n where a value of row c is `known[c][n]`.
 
     A value's distance to the least one is its place in an array of numbers; where no value between is left out, the
     place gives the number without the array.
     """
     low, high = (np.array([of(k) for k in known]) for of in (np.min, np.max))
-    spans, unseen_C = high - low + 1, np.array(unseen)
-    low_C1, high_C1, unseen_C1 = (op.const(a[:, None]) for a in (low, high, unseen_C))
-    inside_CB = op.and_(op.greater_or_equal(values_CB, low_C1), op.less_or_equal(values_CB, high_C1))
+    spans, unseen_C1, missing_C1 = high - low + 1, np.array(unseen)[:, None], np.array(missing)[:, None]
+    at_least_CB = op.greater_or_equal(values_CB, op.const(low[:, None]))
+    inside_CB = op.and_(at_least_CB, op.less_or_equal(values_CB, op.const(high[:, None])))
     if all((np.diff(k) == 1).all() for k in known):
-        number_CB = op.add(values_CB, op.const((unseen_C + 1 - low)[:, None]))
+        number_CB = op.add(values_CB, op.const(unseen_C1 + 1 - low[:, None]))
     else:
         starts = np.cumsum(spans) - spans
-        table = np.repeat(unseen_C, spans)
-        for k, start, nothing in zip(known, starts, unseen_C, strict=True):
+        table = np.repeat(np.array(unseen), spans)
+        for k, start, nothing in zip(known, starts, unseen, strict=True):
             table[start + k - k.min()] = nothing + 1 + np.arange(len(k))
         place_CB = op.where(inside_CB, op.add(values_CB, op.const((starts - low)[:, None])), op.const(0))
-        number_CB = op.cast(op.gather(op.const(table.astype("int32")), place_CB), to=np.int64)
-    outside_CB = op.where(op.equal(values_CB, op.const(MISSING_INT)), op.const(missing), unseen_C1)
+        number_CB = op.cast(_elements(op.const(table.astype("int32")), place_CB), to=np.int64)
+    outside_CB = op.const(unseen_C1)
+    if (missing_C1 != unseen_C1).any():
+        outside_CB = op.where(op.equal(values_CB, op.const(MISSING_INT)), op.const(missing_C1), outside_CB)
     return op.where(inside_CB, number_CB, outside_CB)
+
+
+def _elements(table: Var, places: Var) -> Var:
+    """A vector's elements at places of any shape; for single numbers GatherElements is far quicker than Gather."""
+    found = op.gather_elements(table, op.reshape(places, op.const([-1])))
+    return op.reshape(found, op.shape(places), allowzero=1)

@@ -23,6 +23,7 @@ from recsys.classical.fitted import Fitted, learns_from_likes
 from recsys.data.module import DataModule, DataSpec
 from recsys.evaluation import Evaluation, cut_offs, monitor_of
 from recsys.models.base import CLASS_KEY, Recommender, class_named, load_model, read_checkpoint
+from recsys.optimizers import TABLES
 from recsys.schema import FeatureSchema, schema_difference
 
 USER_ERRORS = (ValueError, OSError, MisconfigurationException)
@@ -35,6 +36,13 @@ ONLY_DEEP = (
 def resolve(cfg: DictConfig) -> dict[str, Any]:
     """The configuration as plain, fully resolved values."""
     return OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)  # type: ignore[return-value]
+
+
+def check_paths(cfg: DictConfig, *names: str) -> None:
+    """Raise ValueError where one of these options holds neither a path nor null."""
+    for name in names:
+        if not isinstance(cfg[name], str | None):
+            raise ValueError(f"`{name}` must be a path, got {cfg[name]!r}.")
 
 
 def build_data(cfg: DictConfig) -> DataModule:
@@ -216,10 +224,11 @@ def _check_optimizer(cfg: DictConfig, model: Recommender) -> None:
     weight = torch.nn.Parameter(torch.zeros(2, 1))
     sparse = bool(cfg.model.get("sparse", False))
     weight.grad = torch.zeros(2, 1).to_sparse(1) if sparse else torch.zeros(2, 1)
+    group = {"params": [weight]} | ({TABLES: True} if sparse else {})
     try:
-        model.optimizer([weight]).step()
-    except (TypeError, RuntimeError) as error:
-        hint = "; model.sparse=true needs one that takes sparse gradients, such as optimizer=adagrad" if sparse else ""
+        model.optimizer([group]).step()
+    except (TypeError, RuntimeError, ValueError) as error:
+        hint = "; model.sparse=true needs one that takes sparse gradients, such as optimizer=rowwise" if sparse else ""
         raise ValueError(f"`optimizer`: {error}{hint}") from None
 
 
@@ -263,5 +272,15 @@ def reopen(checkpoint: str | Path, cfg: DictConfig) -> tuple[DataModule, Recomme
     if isinstance(model, Fitted) and read_checkpoint(checkpoint)[DATA_KEY] != data.state:
         raise ValueError(
             f"{checkpoint} was fitted on other rows than {data.spec.name!r} holds; train again, or restore the tables."
+        )
+    return data, model
+
+
+def reopen_deep(checkpoint: str | Path, cfg: DictConfig) -> tuple[DataModule, Recommender]:
+    """As `reopen`, for what only deep models have. Raises ValueError for a classical one."""
+    data, model = reopen(checkpoint, cfg)
+    if isinstance(model, Fitted):
+        raise ValueError(
+            f"{checkpoint} holds {type(model.model).__name__}, of which there is no bundle; train a deep model."
         )
     return data, model

@@ -180,9 +180,9 @@ def monitor_of(kind: str, monitor: str | None, k: Sequence[int] = (), candidates
 
 
 def best_possible(data: DataModule, part: int) -> dict[str, float]:
-    """The scores of the true probability itself, where a simulation declares it (`label.oracle`)."""
+    """The scores of the true probability itself, which a simulation declares (`label.oracle`) of a yes-or-no label."""
     store = data.store
-    if store.oracle_E is None:
+    if store.oracle_E is None or store.schema.label.kind not in ("binary", "threshold"):
         return {}
     here = np.asarray(store.part_E) == part
     score_B, label_B = (torch.from_numpy(np.array(a[here])) for a in (store.oracle_E, store.label_E))

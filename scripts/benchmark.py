@@ -1,4 +1,10 @@
-"""Measure speed and memory on this machine: python scripts/benchmark.py [prepare] [train] [rank] [export]"""
+"""Measure speed and memory on this machine:
+
+python scripts/benchmark.py [prepare] [train] [vocabulary] [rank] [export] [serve] [peers]
+
+`train` also trains on a million clicks, beside a bare loop and, where `make bench-peers` made .venv-peers and asks for
+it (`peers`), beside DeepCTR-Torch on the same rows.
+"""
 
 import os
 import platform
@@ -22,7 +28,12 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
-from export.graph import example_batch, export_graph, open_graph, run_graph
+from benchmarks.serving import serve
+from benchmarks.training import measure_training, measure_vocabulary
+from export.core import row_core
+from export.graph import open_graph, recommender_graph, save_graph
+from export.measure import BATCHES, measure
+from export.rows import RawRows
 from recsys.cli import CONFIGS, quiet_libraries
 from recsys.config import build_data, build_model
 from recsys.data.batches import Candidates
@@ -32,6 +43,10 @@ from recsys.data.store import write_store
 from recsys.models.base import Recommender
 
 RUNS = 5
+SHOP = ("prepare", "train", "rank", "export")
+VERBS = (*SHOP, "vocabulary", "serve", "peers")
+EPOCHS = 3
+PEERS = Path(__file__).resolve().parents[1] / ".venv-peers" / "bin" / "python"
 MODELS = ("mf", "ncf", "deepfm", "din")
 Row = tuple[str, str, str]
 
@@ -107,45 +122,53 @@ def rank(model: Recommender, data: DataModule) -> float:
     return count / median_seconds(score, 3)
 
 
-def export_latency(model: Recommender, folder: Path) -> list[tuple[int, float]]:
-    """Milliseconds per call of the exported graph at several batch sizes, one thread."""
-    path = folder / "model.onnx"
-    export_graph(model, path)
-    session = open_graph(path, threads=1)
-    length = model.schema.history.length if model.schema.history else 1
-    results = []
-    for size in (1, 128):
-        batch = example_batch(model.schema, size, length)
-        results.append((size, 1e3 * median_seconds(lambda batch=batch: run_graph(session, batch), 50)))
-    return results
+def export_latency(model: Recommender, raw: RawRows, folder: Path) -> dict[str, float]:
+    """What `export.measure` says of the model's graph on raw test rows."""
+    path = folder / "recommender.onnx"
+    save_graph(recommender_graph(row_core(model), model, raw.store.encoders), path, model)
+    row_B = np.resize(np.flatnonzero(raw.store.part_E == TEST), BATCHES[-1])
+    return measure(path, raw.feed(open_graph(path), row_B))
+
+
+def measure_shop(chosen: list[str], folder: Path) -> list[Row]:
+    """The chosen measurements of all models on the built-in shop."""
+    rows: list[Row] = []
+    data = build_data(compose_shop(folder, "mf"))
+    data.prepare_data()
+    data.setup()
+    if "prepare" in chosen:
+        rows += prepare(data, folder)
+    for model_name in MODELS:
+        model = build_model(compose_shop(folder, model_name), data.schema)
+        if "train" in chosen:
+            events = int((data.store.part_E == 0).sum())
+            rows.append((f"train {model_name}", "batch 4,096", f"{events / train_epochs(model, data):,.0f} rows/s"))
+        if "rank" in chosen:
+            rows.append((f"rank {model_name}", "batch 8,192", f"{rank(model.eval(), data):,.0f} scores/s"))
+        if "export" in chosen:
+            figures = export_latency(model.eval(), RawRows.read(data), folder)
+            for size in (1, 128):
+                setting = f"{size} raw rows, 1 thread"
+                rows.append((f"onnx {model_name}", setting, f"{figures[f'p50_ms@{size}']:.3f} ms"))
+    return rows
 
 
 def main(chosen: list[str]) -> None:
-    """Run the chosen measurements (all without arguments) and print one table."""
-    verbs = ("prepare", "train", "rank", "export")
-    if unknown := set(chosen) - set(verbs):
-        sys.exit(f"error: no measurement {unknown.pop()!r}. Valid: {', '.join(verbs)}.")
-    chosen = chosen or list(verbs)
+    """Run the chosen measurements (all but `peers` without arguments) and print one table."""
+    if unknown := set(chosen) - set(VERBS):
+        sys.exit(f"error: no measurement {unknown.pop()!r}. Valid: {', '.join(VERBS)}.")
+    chosen = chosen or list(VERBS[:-1])
     quiet_libraries()
     warnings.simplefilter("ignore")
-    rows: list[Row] = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        data = build_data(compose_shop(folder, "mf"))
-        data.prepare_data()
-        data.setup()
-        if "prepare" in chosen:
-            rows += prepare(data, folder)
-        for model_name in MODELS:
-            model = build_model(compose_shop(folder, model_name), data.schema)
-            if "train" in chosen:
-                events = int((data.store.part_E == 0).sum())
-                rows.append((f"train {model_name}", "batch 4,096", f"{events / train_epochs(model, data):,.0f} rows/s"))
-            if "rank" in chosen:
-                rows.append((f"rank {model_name}", "batch 8,192", f"{rank(model.eval(), data):,.0f} scores/s"))
-            if "export" in chosen:
-                for size, milliseconds in export_latency(model, folder):
-                    rows.append((f"onnx {model_name}", f"batch {size}, 1 thread", f"{milliseconds:.3f} ms"))
+        rows = measure_shop(chosen, folder) if set(chosen) & set(SHOP) else []
+        if {"train", "peers"} & set(chosen):
+            rows += measure_training(folder, EPOCHS, PEERS if "peers" in chosen else None)
+        if "vocabulary" in chosen:
+            rows += measure_vocabulary(folder)
+        if "serve" in chosen:
+            rows += serve(folder)
     print_table(rows)
 
 

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from recsys.classical.fitted import Fitted
 from recsys.cli import launch
-from recsys.config import build_trainer, checkpoint_config, reopen
+from recsys.config import build_trainer, check_paths, checkpoint_config, reopen
 from recsys.data.split import TEST
 from recsys.evaluation import best_possible, cut_offs, evaluate
 from recsys.report import metrics_table, write_json
@@ -19,6 +19,7 @@ from recsys.scoring import evaluate_fitted
 
 def evaluate_checkpoint(cfg: DictConfig) -> None:
     """The metrics of a checkpoint on the data it was trained with, written to `output` where one is given."""
+    check_paths(cfg, "checkpoint", "output")
     trained = checkpoint_config(cfg.checkpoint)
     trained.trainer = cfg.trainer
     if cfg.batch_size is not None:

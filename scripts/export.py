@@ -11,14 +11,14 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from export.artifact import Served, facts_of_run, summary, write_artifact
+from export.bundle import check_place
 from export.compress import Compression, Trials, choose
 from export.quantize import cpu_features
 from export.report import loss_on_test, report_variants
 from export.rows import RawRows
-from export.runtime import read_key
-from recsys.classical.fitted import Fitted
+from export.runtime import KEY_VARIABLE, read_key
 from recsys.cli import Refused, launch
-from recsys.config import checkpoint_config, reopen, resolve
+from recsys.config import check_paths, checkpoint_config, reopen_deep, resolve
 from recsys.declare import declare
 from recsys.training import fine_tune
 
@@ -27,21 +27,21 @@ console = Console(highlight=False, soft_wrap=True)
 
 def export_checkpoint(cfg: DictConfig) -> None:
     """Write the float bundle; with `compress`, that of the best smaller variant instead, where one is good enough."""
+    check_paths(cfg, "checkpoint", "output", "key_file")
     settings = declare(Compression, resolve(cfg.compress), "compress") if "compress" in cfg else None
-    key = read_key(cfg.key_file) if cfg.encrypt else None
-    run = Path(cfg.checkpoint).parents[1]
+    key = key_of(cfg)
     trained = checkpoint_config(cfg.checkpoint)
+    run = run_of(Path(cfg.checkpoint))
+    folder = Path(cfg.output or run / ("compressed" if settings else "bundle"))
+    check_place(folder)
     trained.trainer = cfg.trainer
-    data, model = reopen(cfg.checkpoint, trained)
-    if isinstance(model, Fitted):
-        raise ValueError(f"there is no bundle of {type(model.model).__name__} yet; export a deep model's checkpoint.")
+    data, model = reopen_deep(cfg.checkpoint, trained)
     raw = RawRows.read(data)
     facts = facts_of_run(data, run)
     served = Served(model=model, encoders=data.store.encoders)
-    folder = Path(cfg.output or run / "bundle")
     if settings is None or not (run / "bundle").exists():
-        folder = run / "bundle" if settings else folder
-        console.print(summary(folder, write_artifact(served, raw, folder, manifest=facts, key=key)))
+        place = run / "bundle" if settings else folder
+        console.print(summary(place, write_artifact(served, raw, place, manifest=facts, key=key)))
     if settings is None:
         return
     console.print(f"processor: {', '.join(cpu_features()) or 'unknown'}")
@@ -56,10 +56,30 @@ def export_checkpoint(cfg: DictConfig) -> None:
             f"no variant is better by {settings.target} and loses at most {settings.budget:g} of the metric; the float "
             "bundle stays. Allow more by compress.budget, or try more by compress.keep and compress.min_count."
         )
-    folder = Path(cfg.output or run / "compressed")
     facts |= {"variants": [variant.row() for variant in variants], "test": test}
     content = write_artifact(chosen.served, raw, folder, manifest=facts, key=key)
     console.print(summary(folder, content))
+
+
+def key_of(cfg: DictConfig) -> bytes | None:
+    """The key of a bundle that is to be encrypted. Raises ValueError where there is none, or one without use."""
+    if not cfg.encrypt:
+        if cfg.key_file:
+            raise ValueError("`key_file` is given, but `encrypt` is false; add encrypt=true, or leave `key_file` out.")
+        return None
+    key = read_key(cfg.key_file)
+    if key is None:
+        raise ValueError(
+            f"`encrypt` needs a key of 32 bytes as base64 or hex: set {KEY_VARIABLE} or give key_file=...; "
+            "`openssl rand -base64 32` makes one."
+        )
+    return key
+
+
+def run_of(checkpoint: Path) -> Path:
+    """The folder of the run that a checkpoint lies in; the checkpoint's own where it lies outside of one."""
+    folder = checkpoint.resolve().parent
+    return folder.parent if folder.name == "checkpoints" else folder
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])  # not scripts/, whose ex
 import numpy as np
 import pandas as pd
 from omegaconf import DictConfig
+from pyarrow import ArrowInvalid
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -17,14 +18,16 @@ from export.rows import RawRows, plain
 from export.runtime import Bundle, read_key
 from export.verify import Check, check_files, check_parity, check_quality
 from recsys.cli import launch
-from recsys.config import checkpoint_config, reopen
+from recsys.config import check_paths, checkpoint_config, reopen_deep
 from recsys.data.split import TEST
+from recsys.schema import HISTORY
 
 SIGNS = {True: "[green]proved[/]", False: "[bold red]FAILED[/]", None: "measured"}
 
 
 def verify(cfg: DictConfig) -> None:
     """Check what can be checked with what is given, print a table, and fail (exit code 1) where anything differs."""
+    check_paths(cfg, "bundle", "checkpoint", "rows", "key_file")
     files, bundle = check_files(Path(cfg.bundle), read_key(cfg.key_file) if cfg.key_file else None)
     checks = [files]
     if bundle is not None and cfg.checkpoint:
@@ -35,7 +38,7 @@ def verify(cfg: DictConfig) -> None:
             )
         checks.append(check_parity(bundle, *scored_rows(bundle, cfg.checkpoint)))
     if bundle is not None and cfg.rows:
-        checks += check_quality(bundle, pd.read_parquet(cfg.rows))
+        checks += check_quality(bundle, labelled_table(cfg.rows))
     Console(highlight=False).print(checks_table(f"Verification of {cfg.bundle}", checks))
     if not (cfg.checkpoint or cfg.rows):
         print("Only a checkpoint=... or labelled rows=... can tell a model that was changed on purpose.")
@@ -45,11 +48,24 @@ def verify(cfg: DictConfig) -> None:
 
 def scored_rows(bundle: Bundle, checkpoint: str) -> tuple[dict[str, list], np.ndarray]:
     """Raw test rows of a checkpoint's data by input name, and the model's own scores (B,) of them."""
-    data, model = reopen(checkpoint, checkpoint_config(checkpoint))
+    data, model = reopen_deep(checkpoint, checkpoint_config(checkpoint))
+    known = {c.name for c in model.schema.columns} | ({model.schema.time.column} if model.schema.time else set())
+    if unknown := {name.removeprefix(HISTORY) for name in bundle.graphs["recommender"].columns} - known:
+        raise ValueError(
+            f"{checkpoint} is not what the bundle was made from: it knows no {', '.join(sorted(unknown))}."
+        )
     raw = RawRows.read(data)
     row_B = np.flatnonzero(raw.store.part_E == TEST)[:CHECKED_ROWS]
     rows = plain(raw.feed(bundle.graphs["recommender"].session, row_B))
     return rows, model_scores(model, raw, row_B, raw.store.item_E[row_B])
+
+
+def labelled_table(path: str) -> pd.DataFrame:
+    """A table of labelled raw rows. Raises ValueError where the file is no Parquet table."""
+    try:
+        return pd.read_parquet(path, dtype_backend="pyarrow")
+    except ArrowInvalid as error:
+        raise ValueError(f"`rows`: {path} is no Parquet table, or is damaged ({error}).") from error
 
 
 def checks_table(title: str, checks: list[Check]) -> Table:

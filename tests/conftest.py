@@ -101,6 +101,17 @@ def _one_thread() -> None:
 @pytest.fixture
 def tiny(tmp_path: Path) -> dict[str, Any]:
     """30 shoppers, 12 goods, 600 visits with a random verdict; returns the data configuration as a mapping."""
+    return write_tiny(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def tiny_in() -> Callable[[Path], dict[str, Any]]:
+    """The same in any folder, for fixtures that outlive a test."""
+    return write_tiny
+
+
+def write_tiny(folder: Path) -> dict[str, Any]:
+    """Write the tables of `tiny` to a folder."""
     rng = np.random.default_rng(0)
     pd.DataFrame(
         {
@@ -110,7 +121,7 @@ def tiny(tmp_path: Path) -> dict[str, Any]:
             "bought": rng.integers(0, 2, 600),
             "device": rng.choice(["phone", "desk"], 600),
         }
-    ).drop_duplicates(["shopper", "sku", "device"]).to_csv(tmp_path / "visits.csv", index=False)
+    ).drop_duplicates(["shopper", "sku", "device"]).to_csv(folder / "visits.csv", index=False)
     pd.DataFrame(
         {
             "sku": range(100, 112),
@@ -118,16 +129,16 @@ def tiny(tmp_path: Path) -> dict[str, Any]:
             "cost": rng.random(12).round(3),
             "labels": rng.choice(["x", "x|y", "z|y|x", ""], 12),
         }
-    ).to_csv(tmp_path / "goods.csv", index=False)
+    ).to_csv(folder / "goods.csv", index=False)
     pd.DataFrame({"shopper": [f"p{n}" for n in range(30)], "years": rng.integers(18, 80, 30)}).to_csv(
-        tmp_path / "people.csv", index=False
+        folder / "people.csv", index=False
     )
     return {
         "name": "tiny",
         "tables": {
-            "behaviour": {"path": str(tmp_path / "visits.csv")},
-            "items": {"path": str(tmp_path / "goods.csv"), "key": "sku"},
-            "users": {"path": str(tmp_path / "people.csv"), "key": "shopper"},
+            "behaviour": {"path": str(folder / "visits.csv")},
+            "items": {"path": str(folder / "goods.csv"), "key": "sku"},
+            "users": {"path": str(folder / "people.csv"), "key": "shopper"},
         },
         "user": "shopper",
         "item": "sku",

@@ -5,7 +5,7 @@ Letters: B rows of a batch, F id fields, N numbers, L list length, T tags per it
 
 import copy
 import logging
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -64,24 +64,36 @@ class Batch:
         )
 
 
-def make_batch(store: Store, user_B: np.ndarray, item_B: np.ndarray, row_B: np.ndarray, label_B: np.ndarray) -> Batch:
-    """Join users, items and the scene and history of events, all given by position, into one batch."""
+def make_batch(
+    store: Store,
+    user_B: np.ndarray,
+    item_B: np.ndarray,
+    row_B: np.ndarray,
+    label_B: np.ndarray,
+    reads: Container[str] | None = None,
+) -> Batch:
+    """Join users, items and the scene and history of events, all given by position, into one batch.
+
+    Of the lists only those in `reads` are made, the columns and histories that a model reads; all of them for None.
+    """
     positions = {"user": user_B, "item": item_B, "scene": row_B}
     parts = [(store.sides[role], positions[role]) for role in ROLES]
-    ids_BF = np.concatenate([side.ids[at] for side, at in parts], axis=1, dtype="int64")
-    numbers_BN = np.concatenate([side.numbers[at] for side, at in parts], axis=1)
-    lists = {name: torch.from_numpy(t[at].astype("int64")) for side, at in parts for name, t in side.tags.items()}
+    ids_BF = np.concatenate([side.ids.take(at, 0) for side, at in parts], axis=1, dtype="int64")
+    numbers_BN = np.concatenate([side.numbers.take(at, 0) for side, at in parts], axis=1)
+    tags = [(name, ids, at) for side, at in parts for name, ids in side.tags.items() if reads is None or name in reads]
+    lists = {name: torch.from_numpy(ids.take(at, 0).astype("int64")) for name, ids, at in tags}
     return Batch(
         torch.from_numpy(ids_BF),
         torch.from_numpy(numbers_BN),
-        lists | _history_lists(store, row_B),
+        lists | _history_lists(store, row_B, reads),
         torch.from_numpy(np.asarray(label_B, dtype="float32")),
     )
 
 
-def _history_lists(store: Store, row_B: np.ndarray) -> dict[str, Tensor]:
+def _history_lists(store: Store, row_B: np.ndarray, reads: Container[str] | None) -> dict[str, Tensor]:
     """The history columns of events, as wide as the longest history of the batch (at least 1)."""
-    if store.schema.history is None:
+    columns = [c for c in store.schema.histories if reads is None or history_name(c.name) in reads]
+    if not columns:
         return {}
     start_B, stop_B = store.start_E[row_B], store.stop_E[row_B]
     width = max(1, int((stop_B - start_B).max(initial=0)))
@@ -92,7 +104,7 @@ def _history_lists(store: Store, row_B: np.ndarray) -> dict[str, Tensor]:
     side = store.sides["item"]
     fields = [c.name for c in store.schema.fields if c.role == "item"]
     lists = {}
-    for column in store.schema.histories:
+    for column in columns:
         if column.is_field:
             ids, valid = side.ids[:, fields.index(column.name)][item_BL], valid_BL
         else:
@@ -101,7 +113,17 @@ def _history_lists(store: Store, row_B: np.ndarray) -> dict[str, Tensor]:
     return lists
 
 
-class Rows(Dataset[Batch]):
+class Batches(Dataset[Batch]):
+    """A dataset whose items are whole batches; `reads` says which lists of them a model reads (see `make_batch`)."""
+
+    store: Store
+    reads: Container[str] | None = None
+
+    def _make(self, user_B: np.ndarray, item_B: np.ndarray, row_B: np.ndarray, label_B: np.ndarray) -> Batch:
+        return make_batch(self.store, user_B, item_B, row_B, label_B, self.reads)
+
+
+class Rows(Batches):
     """Labelled events of one part; indexed by an array of positions in that part."""
 
     def __init__(self, store: Store, part: int) -> None:
@@ -114,7 +136,7 @@ class Rows(Dataset[Batch]):
     def __getitem__(self, index_B: np.ndarray) -> Batch:
         row_B = self.rows[index_B]
         store = self.store
-        return make_batch(store, store.user_E[row_B], store.item_E[row_B], row_B, store.label_E[row_B])
+        return self._make(store.user_E[row_B], store.item_E[row_B], row_B, store.label_E[row_B])
 
 
 class TrainRows(Rows):
@@ -153,10 +175,10 @@ class TrainRows(Rows):
         item_B[::group] = self.store.item_E[row_B[::group]]
         label_B = np.zeros(len(row_B), dtype="float32")
         label_B[::group] = 1.0
-        return make_batch(self.store, user_B, item_B, row_B, label_B)
+        return self._make(user_B, item_B, row_B, label_B)
 
 
-class Candidates(Dataset[Batch]):
+class Candidates(Batches):
     """Full ranking: every user with something to find, joined with every item of the catalogue.
 
     A query is a user's first liked event in the part: its scene and its history are what the recommender knows at
@@ -208,7 +230,7 @@ class Candidates(Dataset[Batch]):
         row_B, item_B = self.rows_Q[query_B], self.items(query_B, place_B)
         user_B = self.store.user_E[row_B]
         label_B = self.labels(user_B, item_B, place_B)
-        return make_batch(self.store, user_B, np.maximum(item_B, 0), row_B, label_B)
+        return self._make(user_B, np.maximum(item_B, 0), row_B, label_B)
 
 
 class FewCandidates(Candidates):

@@ -16,9 +16,9 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Sampler
 
-from recsys.data.batches import Batch, Candidates, FewCandidates, InOrder, Rows, Shuffled, TrainRows
+from recsys.data.batches import Batch, Batches, Candidates, FewCandidates, InOrder, Rows, Shuffled, TrainRows
 from recsys.data.events import load_events
 from recsys.data.leaks import RULES, check_leaks
 from recsys.data.split import TEST, VALID, Split, split_events
@@ -245,11 +245,13 @@ class DataModule(pl.LightningDataModule):
     def _place(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
-    def _loader(self, dataset: Dataset[Batch], sampler: Sampler[Any]) -> DataLoader[Batch]:
+    def _loader(self, dataset: Batches, sampler: Sampler[Any]) -> DataLoader[Batch]:
         """A sampler's item is a whole batch's index, so the loader neither batches nor collates.
 
-        It has a random generator of its own, so that making batches leaves the model's random numbers (dropout) alone.
+        Batches hold the lists that the trainer's model reads, no others. The loader has a random generator of its own,
+        so that making batches leaves the model's random numbers (dropout) alone.
         """
+        dataset.reads = getattr(self.trainer.lightning_module, "reads", None) if self.trainer else None
         on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
         workers = min(self.workers, os.cpu_count() or 1)
         return DataLoader(

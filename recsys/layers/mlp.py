@@ -76,26 +76,34 @@ def check_hidden(hidden: Sequence[int], name: str = "hidden") -> None:
 
 
 class Part(NamedTuple):
-    """Some columns of a layer's input: `x` (B, P), or (1, P) where all rows share them, and their P `places` in it."""
+    """Some columns of a layer's input: `x` (B, P), or (1, P) where all rows share them, and their P `places` in it.
+
+    With `times_PD`, the part is P * D columns wide: `x[:, p] * times_PD[p, d]` for every p and d.
+    """
 
     x: Tensor
     places: Sequence[int]
+    times_PD: Tensor | None = None
 
 
 def linear_of_parts(linear: nn.Linear, parts: Sequence[Part]) -> Tensor:
     """What `linear` makes of an input that comes in parts, (B, out): each part times its columns of the weight.
 
     W x + b = sum_p W_p x_p + b, so that what all rows share is multiplied once. The bias goes with the first part.
+    The products of a part with `times_PD` are never made: sum_d W_pd (x_p t_pd) = (sum_d W_pd t_pd) x_p.
     """
-    first, *others = [F.linear(part.x, _columns(linear.weight, part.places)) for part in parts]
-    total = first if linear.bias is None else first + linear.bias
-    for other in others:
-        total = total + other
-    return total
+    biases = [linear.bias, *(None for _ in parts[1:])]
+    first, *others = [F.linear(p.x, _columns(linear.weight, p), b) for p, b in zip(parts, biases, strict=True)]
+    return sum(others, first)
 
 
-def _columns(weight: Tensor, places: Sequence[int]) -> Tensor:
-    return weight.index_select(1, torch.tensor(places, dtype=torch.int64, device=weight.device))
+def _columns(weight: Tensor, part: Part) -> Tensor:
+    """The part's columns of a weight, (out, P)."""
+    if isinstance(part.places, range):
+        columns = weight[:, part.places.start : part.places.stop]
+    else:
+        columns = weight.index_select(1, torch.tensor(part.places, dtype=torch.int64, device=weight.device))
+    return columns if part.times_PD is None else (columns.unflatten(1, part.times_PD.shape) * part.times_PD).sum(-1)
 
 
 class MLP(nn.Sequential):

@@ -19,6 +19,7 @@ from recsys.data.request import join
 from recsys.declare import nearest
 from recsys.layers.embedding import Table
 from recsys.models.objectives import Logistic, Objective, SquaredError
+from recsys.optimizers import TABLES, coalesce
 from recsys.schema import FeatureSchema
 
 Schedule = Literal["constant", "linear", "cosine"]
@@ -188,19 +189,20 @@ class Recommender(pl.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Lightning's clipping; by norm also where gradients are sparse, which torch cannot clip itself."""
-        gradients = [p.grad for p in self.parameters() if p.grad is not None]
-        if not gradient_clip_val or not any(g.is_sparse for g in gradients):
+        """Lightning's clipping, also where gradients are sparse, which torch cannot clip itself."""
+        sparse = [p for p in self.parameters() if p.grad is not None and p.grad.is_sparse]
+        if not gradient_clip_val or not sparse:
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
             return
-        for parameter in self.parameters():
-            if parameter.grad is not None and parameter.grad.is_sparse:
-                parameter.grad = parameter.grad.coalesce()
+        for parameter, grad in zip(sparse, coalesce([p.grad for p in sparse if p.grad is not None]), strict=True):
+            parameter.grad = grad
         values = [p.grad.values() if p.grad.is_sparse else p.grad for p in self.parameters() if p.grad is not None]
-        norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(v) for v in values]))
-        factor = (gradient_clip_val / (norm + 1e-6)).clamp(max=1.0)
+        factor = (gradient_clip_val / (torch.nn.utils.get_total_norm(values) + 1e-6)).clamp(max=1.0)
         for value in values:
-            value.mul_(factor)
+            if gradient_clip_algorithm == "value":
+                value.clamp_(-gradient_clip_val, gradient_clip_val)
+            else:
+                value.mul_(factor)
 
     def configure_optimizers(self) -> Any:
         """The optimizer and its schedule, stepped every batch."""
@@ -212,12 +214,17 @@ class Recommender(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def _parameter_groups(self) -> list[Any]:
-        """All parameters; the tables in a group of their own where they have a weight decay of their own."""
-        if self.embedding_weight_decay is None:
+        """All parameters; the tables in a group of their own where they have sparse gradients or their own decay."""
+        tables = [module for module in self.modules() if isinstance(module, Table)]
+        decay = self.embedding_weight_decay
+        own: dict[str, Any] = {} if decay is None else {"weight_decay": decay}
+        if any(table.sparse for table in tables):
+            own[TABLES] = True
+        if not own:
             return list(self.parameters())
-        tables = [module.weight for module in self.modules() if isinstance(module, Table)]
-        dense = [p for p in self.parameters() if not any(p is table for table in tables)]
-        return [{"params": tables, "weight_decay": self.embedding_weight_decay}, {"params": dense}]
+        weights = [table.weight for table in tables]
+        dense = [p for p in self.parameters() if not any(p is weight for weight in weights)]
+        return [{"params": weights, **own}, {"params": dense}]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Note which class the weights belong to."""

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from recsys.data.batches import Batch
 from recsys.layers.embedding import FeatureEmbedding
-from recsys.layers.fm import fm
+from recsys.layers.fm import fm, fm_of_parts
 from recsys.layers.mlp import MLP, Part, linear_of_parts
 from recsys.models.base import Recommender, Training
 from recsys.schema import CONTEXT, ITEM, FeatureSchema
@@ -40,9 +40,21 @@ class DeepFM(Recommender):
 
     def forward(self, batch: Batch) -> Tensor:
         """Logits (or ratings), float32 (B,)."""
+        if self.training and self.embedding.number is not None:
+            return self._logit_of_parts(batch, self.embedding.number)
         emb_BFD = self.embedding(batch)
         deep_B = self.out(self.mlp(emb_BFD.flatten(1))).squeeze(1)
         return self.bias + self.first_order(batch).sum((1, 2)) + fm(emb_BFD) + deep_B
+
+    def _logit_of_parts(self, batch: Batch, number_ND: Tensor) -> Tensor:
+        """The same without a vector per row and number: their part of each sum is taken out of it."""
+        emb_BFD, width = self.embedding.looked_up(batch), number_ND.numel()
+        flat_B = emb_BFD.flatten(1)
+        behind = range(flat_B.shape[1], flat_B.shape[1] + width)
+        parts = [Part(flat_B, range(flat_B.shape[1])), Part(batch.numbers_BN, behind, number_ND)]
+        deep_B = linear_of_parts(self.out, self.mlp.forward_parts(parts)).squeeze(1)
+        pairs_B = fm_of_parts(emb_BFD, batch.numbers_BN, number_ND)
+        return self.bias + self.first_order.sum(batch).squeeze(1) + pairs_B + deep_B
 
     def forward_candidates(self, context: Batch, items: Batch) -> Tensor:
         """Logits (N,) of N items for one user in one scene.

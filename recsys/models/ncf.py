@@ -112,5 +112,8 @@ class NCF(Recommender):
         if self.gmf is not None:
             product_ND = self.gmf.user(context) * self.gmf.item(items)
             width = product_ND.shape[1]
-            parts = [Part(product_ND, range(width)), *(Part(x, [width + p for p in places]) for x, places in parts)]
+            parts = [
+                Part(product_ND, range(width)),
+                *(Part(part.x, [width + place for place in part.places]) for part in parts),
+            ]
         return self.bias + linear_of_parts(self.out, parts).squeeze(1)

@@ -109,14 +109,18 @@ def groups_of(name: str, groups: Mapping[str, Mapping[str, Any]]) -> Table:
 def variants_of(content: Mapping[str, Any]) -> Table:
     """One row per compressed variant, the chosen one marked."""
     variants = content.get("variants") or []
+    first = variants[0] if variants else {}
     shown = {"MiB": "size_mb", "load s": "load_s", "RSS MiB": "rss_mb", "rows/s": "rows_per_s", "loss": "loss"}
-    for name in (name for name in (variants[0] if variants else ()) if "_ms@" in name):
+    for name in (name for name in first if "_ms@" in name):
         quantile, rows = name.split("_ms@")
         shown[f"{quantile} ms, {rows} rows"] = name
-    metrics = [name for name in ("auc", "logloss", "rmse", "mae") if variants and name in variants[0]]
+    metrics = [name for name in first if name in ("auc", "logloss", "rmse", "mae") or name.startswith("ndcg@")]
     keys = [*metrics, *shown.values()]
     names = [f"{v['variant']} ✓" if v["variant"] == content.get("chosen") else v["variant"] for v in variants]
-    lines = [[name, *(v[key] for key in keys)] for name, v in zip(names, variants, strict=True)]
+    lines = [
+        [name, *(int(v[key]) if key == "rows_per_s" else v[key] for key in keys)]
+        for name, v in zip(names, variants, strict=True)
+    ]
     return Table(["variant", *metrics, *shown], lines)
 
 

@@ -1,13 +1,16 @@
 """Every yaml composes, is accepted by the checks that run before any data is read, and builds."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
 
-from recsys.config import build_classical, build_data, check, is_classical
+from export.compress import Compression
+from recsys.config import build_classical, build_data, check, is_classical, resolve
 from recsys.data.module import DataModule
 from recsys.data.split import TEST, TRAIN
+from recsys.declare import declare
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 GROUPS = {
@@ -23,7 +26,10 @@ LABEL_OF = {
 }
 
 
-@pytest.mark.parametrize(("group", "name"), [(g, n) for g, names in GROUPS.items() for n in names if g in TRAINED_WITH])
+OF_TRAINING = [(g, n) for g, names in GROUPS.items() for n in names if g in TRAINED_WITH]
+
+
+@pytest.mark.parametrize(("group", "name"), OF_TRAINING)
 def test_every_choice_passes_the_checks(composed, group, name):
     cpu = ["trainer.accelerator=cpu"] if group == "trainer" else []
     check(composed(f"{group}={name}", *LABEL_OF.get(name, []), *cpu))
@@ -52,6 +58,18 @@ def test_every_model_builds_on_every_dataset_that_has_what_it_reads(composed, da
             check(cfg)
         return
     check(cfg)
+
+
+@pytest.mark.parametrize("name", GROUPS["compress"])
+def test_every_compression_composes_and_shows_every_setting(composed, name):
+    shown = resolve(composed(f"compress={name}", "checkpoint=any.ckpt", name="export").compress)
+    declare(Compression, shown, "compress")
+    assert list(shown) == [field.name for field in dataclasses.fields(Compression)]
+
+
+def test_the_default_compression_is_that_of_the_code(composed):
+    shown = composed("compress=default", "checkpoint=any.ckpt", name="export").compress
+    assert declare(Compression, resolve(shown), "compress") == Compression()
 
 
 def test_every_yaml_says_what_it_is_for():

@@ -37,6 +37,18 @@ def vocabulary(store: Store, column: str) -> dict:
     return {value: store.schema.offset(column) + 1 + n for n, value in enumerate(fitted["values"])}
 
 
+@pytest.mark.parametrize("reads", [set(), {"labels"}, {"history.sku"}, {"sku", "history.labels", "history.shelf"}])
+def test_a_batch_holds_the_lists_that_are_read_and_everything_else(tiny, tmp_path, reads):
+    rows = TrainRows(opened(tiny, tmp_path))
+    whole = rows[np.arange(20), (0,)]
+    rows.reads = reads
+    some = rows[np.arange(20), (0,)]
+    assert set(some.lists) == reads & set(whole.lists)
+    assert all(torch.equal(ids, whole.lists[name]) for name, ids in some.lists.items())
+    assert torch.equal(some.ids_BF, whole.ids_BF)
+    assert torch.equal(some.numbers_BN, whole.numbers_BN)
+
+
 def test_a_batch_equals_a_row_by_row_join(tiny, tmp_path):
     store = opened(tiny, tmp_path)
     visits, goods = pd.read_csv(tmp_path / "visits.csv"), pd.read_csv(tmp_path / "goods.csv", keep_default_na=False)

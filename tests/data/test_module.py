@@ -5,8 +5,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import pytorch_lightning as pl
 
 from recsys.data.module import DataModule, DataSpec
+from recsys.models.deepfm import DeepFM
+from recsys.models.din import DIN
+from recsys.models.mf import MF
 
 
 def opened(mapping: dict, cache: Path, **options: int) -> DataModule:
@@ -58,3 +62,22 @@ def test_a_table_of_candidates_that_no_ranking_uses_is_named(tiny, tmp_path, cap
     tiny["tables"]["candidates"] = {"path": str(tmp_path / "given.csv")}
     opened(tiny, tmp_path, candidates=count).check_evaluation()
     assert ("table `candidates` is ignored: set `evaluation.candidates`" in caplog.text) is (count is None)
+
+
+@pytest.mark.parametrize(
+    ("model", "lists"),
+    [(MF, set()), (DeepFM, {"labels"}), (DIN, {"labels", "history.sku", "history.shelf", "history.labels"})],
+)
+def test_batches_hold_the_lists_that_the_trained_model_reads(tiny, tmp_path, model, lists):
+    data, seen = opened(tiny, tmp_path, batch_size=128), []
+
+    class Look(pl.Callback):
+        def on_train_batch_start(self, *arguments):
+            seen.append(set(arguments[2].lists))
+
+    silent = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    trainer = pl.Trainer(
+        accelerator="cpu", max_steps=2, callbacks=[Look()], limit_val_batches=0, enable_model_summary=False, **silent
+    )
+    trainer.fit(model(data.schema), datamodule=data)
+    assert seen == [lists] * 2

@@ -7,9 +7,10 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import pandas as pd
 import pytest
+
+from export.runtime import Bundle
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -35,7 +36,7 @@ def din_run(bookshop: Path) -> Path:
     options = ["model=din", "model.hidden=[16]", "trainer.max_epochs=2", "trainer=cpu", "batch_size=64"]
     done = run(bookshop, "train.py", *bookshop_options(bookshop), *options)
     assert done.returncode == 0, done.stderr
-    for text in ("scene not in table `scenes`", "not a number", "ndcg@10", "model.onnx"):
+    for text in ("scene not in table `scenes`", "not a number", "ndcg@10", "bundle.tar.gz"):
         assert text in done.stdout
     (folder,) = [f for f in run_folders(bookshop) if f.parent.name == "din"]
     return folder
@@ -48,7 +49,11 @@ def test_the_run_folder_holds_everything(din_run):
         "run.log",
         "metrics.json",
         "encoders.json",
-        "model.onnx",
+        "bundle/manifest.json",
+        "bundle/recommender.onnx",
+        "bundle/ranker.onnx",
+        "bundle.tar.gz",
+        "test_rows.parquet",
         "plots/curves.png",
         "plots/roc.png",
         "checkpoints/best.ckpt",
@@ -91,17 +96,31 @@ def test_evaluate_repeats_the_metrics_at_any_batch_size(din_run, bookshop, call,
     assert again == pytest.approx(first, abs=1e-6)
 
 
-def test_export_writes_the_same_graph(din_run, bookshop):
-    output = bookshop / "elsewhere" / "again.onnx"
-    done = run(bookshop, "export.py", f"checkpoint={din_run}/checkpoints/best.ckpt", f"output={output}")
+def test_export_writes_the_same_bundle(din_run, bookshop, call):
+    output = bookshop / "elsewhere" / "again"
+    done = call("export.py", f"checkpoint={din_run}/checkpoints/best.ckpt", f"output={output}")
     assert done.returncode == 0, done.stderr
-    feeds = {}
-    for i in onnxruntime.InferenceSession(din_run / "model.onnx").get_inputs():
-        shape = [n if isinstance(n, int) else 2 for n in i.shape]
-        feeds[i.name] = np.ones(shape, "int64" if "int64" in i.type else "float32")
-    scores = [onnxruntime.InferenceSession(p).run(None, feeds)[0] for p in (din_run / "model.onnx", output)]
-    np.testing.assert_array_equal(*scores)
-    assert [p.name for p in output.parent.iterdir()] == ["again.onnx"]
+    rows = pd.read_parquet(din_run / "test_rows.parquet").drop(columns="label")
+    first, again = (Bundle.load(folder) for folder in (din_run / "bundle", output))
+    np.testing.assert_array_equal(first.score(rows), again.score(rows))
+    assert {p.name for p in output.parent.iterdir()} == {"again", "again.tar.gz", "test_rows.parquet"}
+
+
+def test_the_bundle_takes_the_words_of_the_strangers_tables(din_run, bookshop):
+    """Books are known by a number that no float holds, here a text and there an integer."""
+    bundle = Bundle.load(din_run / "bundle")
+    rows = pd.read_parquet(din_run / "test_rows.parquet")
+    loans = pd.read_csv(bookshop / "loans.txt", sep=";")
+    assert set(rows["reader"]) <= set(loans["Leser"])
+    assert set(rows["book"]) <= set(loans["Buch"].astype(str))
+    user = {"reader": rows["reader"][0], "town": "Ulm", "lent_at": int(rows["lent_at"][0])}
+    past = list(map(int, rows["history.book"][0]))
+    books = sorted(map(int, set(loans["Buch"])))
+    score, top = bundle.rank({**user, "history.book": past}, books, 3)
+    assert (score[top] >= np.sort(score)[-3]).all()
+    assert len(set(score.tolist())) > 20
+    assert not np.allclose(bundle.rank({**user, "history.book": []}, books, 3)[0], score)
+    assert not np.allclose(bundle.rank({**user, "reader": "nobody", "history.book": past}, books, 3)[0], score)
 
 
 def test_same_seed_same_metrics(bookshop, call):

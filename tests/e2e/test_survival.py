@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from export.runtime import Bundle
 from recsys.callbacks import MetricsLog
 from recsys.checkpoints import PLACE_KEY, LastCheckpoint
 from recsys.cli import RunLog
@@ -260,7 +261,7 @@ def test_a_run_killed_before_its_page_is_exported_and_reported_again(finished, b
     (finished / "report.html").unlink()
     done = resume(call, bookshop, f"hydra.run.dir={bookshop}/outputs/new", "resume=true", "export=true")
     assert done.returncode == 0, done.stderr
-    assert (finished / "model.onnx").exists()
+    assert Bundle.load(finished / "bundle").manifest["model"] == "DeepFM"
     assert (finished / "report.html").exists()
 
 

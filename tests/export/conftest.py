@@ -1,5 +1,9 @@
-"""A hand-made recommender of three graphs whose scores a few lines of Python can say."""
+"""A hand-made recommender of three graphs whose scores a few lines of Python can say; the tiny shop's models exported.
 
+Exports take seconds: each is made once and shared by all tests, which leave it as it is.
+"""
+
+import functools
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -9,12 +13,28 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
+import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
 from onnx import TensorProto as T
 from onnx import helper, numpy_helper
 
+from export.artifact import Served, write_graphs
 from export.bundle import write_bundle
+from export.graph import open_graph
+from export.rows import RawRows
 from export.runtime import Bundle, open_session
+from recsys.data.module import DataModule, DataSpec
+from recsys.models.base import Recommender
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+LABELS: dict[str, dict[str, Any]] = {
+    "binary": {"kind": "binary", "column": "bought"},
+    "rating": {"kind": "rating", "column": "bought", "range": [0, 1]},
+    "implicit": {"kind": "implicit", "negatives": 2},
+}
 
 USERS = {"ann": 0.5, "böb": -0.25, "secret-customer": 1.0}
 ITEMS = {"i1": 0.1, "i2": -0.7, "i3": 0.9, "i4": 0.3}
@@ -233,3 +253,79 @@ KEY = bytes(range(32))
 def locked(write: Write) -> Path:
     """The bundle, written with KEY."""
     return write("locked", key=KEY)
+
+
+Datasets = Callable[[str], DataModule]
+
+
+@pytest.fixture(scope="session")
+def datasets(tiny_in: Callable[[Path], dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> Datasets:
+    """The tiny shop with the hour of its visits, opened, by the kind of its label."""
+
+    @functools.cache
+    def make(kind: str) -> DataModule:
+        folder = tmp_path_factory.mktemp(kind)
+        spec = {**tiny_in(folder), "label": LABELS[kind]}
+        spec["columns"]["hour"] = {"role": "scene", "kind": "category", "part": "hour"}
+        data = DataModule(DataSpec.parse(spec), cache=folder)
+        data.prepare_data()
+        data.setup()
+        return data
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def raw_rows(datasets: Datasets) -> Callable[[str], RawRows]:
+    """The raw rows of each of these."""
+    return functools.cache(lambda kind: RawRows.read(datasets(kind)))
+
+
+@pytest.fixture(scope="session")
+def build() -> Callable[..., Recommender]:
+    """Make a model of configs/model for a dataset, with options, as `random_model`."""
+    return random_model
+
+
+def random_model(data: DataModule, name: str, **options: Any) -> Recommender:
+    """A model with random weights everywhere; zero rows would hide mistakes."""
+    torch.manual_seed(0)
+    config = {**OmegaConf.load(CONFIGS / "model" / f"{name}.yaml"), **options}
+    model = instantiate(config, schema=data.schema, _convert_="all").eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(
+                torch.randn(parameter.shape) * (parameter.shape[-1] ** -0.5 if parameter.dim() > 1 else 0.3)
+            )
+        for module in model.modules():
+            if isinstance(module, torch.nn.Embedding):
+                module.weight[0] = 0.0
+    return model
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A model of the tiny shop, the raw rows of its data, and its graphs."""
+
+    model: Recommender
+    raw: RawRows
+    paths: dict[str, Path]
+
+    def open(self, graph: str) -> onnxruntime.InferenceSession:
+        """A session of one of the graphs, on one thread."""
+        return open_graph(self.paths[graph], threads=1)
+
+
+@pytest.fixture(scope="session")
+def exported(
+    datasets: Datasets, raw_rows: Callable[[str], RawRows], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., Exported]:
+    """Export a model of configs/model with these options (lists as tuples) for a kind of label."""
+
+    @functools.cache
+    def export(name: str, label: str, options: frozenset[tuple[str, Any]]) -> Exported:
+        model = random_model(datasets(label), name, **dict(options))
+        served = Served(model=model, encoders=datasets(label).store.encoders)
+        return Exported(model, raw_rows(label), write_graphs(served, raw_rows(label), tmp_path_factory.mktemp(name)))
+
+    return lambda name, label="binary", **options: export(name, label, frozenset(options.items()))

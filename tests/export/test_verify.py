@@ -146,10 +146,12 @@ def test_rows_that_cannot_be_judged_are_refused(folder, table, change, message):
 
 
 def test_labels_are_read_as_the_schema_says():
-    table = pd.DataFrame({"stars": [1, 4, 5], "label": [0, 1, 1]})
-    assert read_label(Label(kind="threshold", column="stars", positive_from=4), table).tolist() == [0, 1, 1]
-    assert read_label(Label(kind="rating", column="stars"), table).tolist() == [1, 4, 5]
-    assert read_label(Label(kind="implicit"), table).tolist() == [0, 1, 1]
+    raw, ready = pd.DataFrame({"stars": [1, 4, 5]}), pd.DataFrame({"stars": [1, 4, 5], "label": [1, 0, 1]})
+    threshold = Label(kind="threshold", column="stars", positive_from=4)
+    assert read_label(threshold, raw).tolist() == [0, 1, 1]
+    assert read_label(Label(kind="rating", column="stars"), raw).tolist() == [1, 4, 5]
+    for label in (threshold, Label(kind="rating", column="stars"), Label(kind="implicit")):
+        assert read_label(label, ready).tolist() == [1, 0, 1]
 
 
 def test_ratings_are_judged_by_their_errors():

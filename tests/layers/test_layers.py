@@ -1,5 +1,6 @@
 """Layers against naive loops."""
 
+import functools
 import itertools
 
 import pytest
@@ -11,7 +12,7 @@ from export.core import example_batch
 from recsys.data.request import take_roles
 from recsys.layers.attention import LocalActivationUnit
 from recsys.layers.embedding import FeatureEmbedding, PairEmbedding, Table
-from recsys.layers.fm import fm
+from recsys.layers.fm import fm, fm_of_parts
 from recsys.layers.mlp import MLP, Dice, Part, PReLU, linear_of_parts
 from recsys.schema import CONTEXT, ITEM, PADDING
 
@@ -23,6 +24,17 @@ def test_fm_equals_the_naive_double_sum(rows, fields, dim, seed):
     for score, vectors in zip(fm(emb_BFD), emb_BFD, strict=True):
         naive = sum((torch.dot(a, b) for a, b in itertools.combinations(vectors, 2)), torch.tensor(0.0))
         torch.testing.assert_close(score, naive.double())
+
+
+@settings(max_examples=20, deadline=None)
+@given(rows=st.integers(1, 4), fields=st.integers(1, 4), numbers=st.integers(1, 3), seed=st.integers(0, 99))
+def test_fm_of_parts_is_fm_of_the_vectors_that_it_does_not_make(rows, fields, numbers, seed):
+    draw = functools.partial(torch.randn, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    inputs = draw(rows, fields, 5, requires_grad=True), draw(rows, numbers), draw(numbers, 5, requires_grad=True)
+    emb_BFD, x_BN, times_ND = inputs
+    whole = fm(torch.cat([emb_BFD, x_BN.unsqueeze(-1) * times_ND], 1))
+    torch.testing.assert_close(fm_of_parts(*inputs), whole)
+    assert torch.autograd.gradcheck(fm_of_parts, inputs)
 
 
 @pytest.mark.parametrize("softmax", [False, True])
@@ -232,3 +244,40 @@ def test_one_history_serves_all_candidates(softmax):
     mask_1L = torch.arange(7) < torch.tensor([[4]])
     repeated = unit(query_BD, key_1LD.expand(5, -1, -1), mask_1L.expand(5, -1))
     torch.testing.assert_close(unit(query_BD, key_1LD, mask_1L), repeated)
+
+
+def test_a_part_of_products_is_multiplied_without_making_them():
+    torch.manual_seed(0)
+    linear = torch.nn.Linear(4 + 3 * 2, 5)
+    x_B4, number_BN, times_ND = torch.randn(6, 4), torch.randn(6, 3), torch.randn(3, 2)
+    whole = torch.cat([x_B4, (number_BN.unsqueeze(-1) * times_ND).flatten(1)], 1)
+    parts = [Part(x_B4, range(4)), Part(number_BN, range(4, 10), times_ND)]
+    torch.testing.assert_close(linear_of_parts(linear, parts), linear(whole))
+
+
+def test_a_sparse_look_up_equals_the_dense_one_and_leaves_padding_alone():
+    torch.manual_seed(0)
+    sparse, dense = (Table(9, 4, [], std=1.0, sparse=flag, l2=0.0) for flag in (True, False))
+    dense.load_state_dict(sparse.state_dict())
+    ids_BF, padded_BT, weight = torch.tensor([[1, 3], [3, 8]]), torch.tensor([[2, 0], [0, 0]]), torch.randn(2, 2, 4)
+    for table in (sparse, dense):
+        looked_up = table(ids_BF, padded=False)
+        assert torch.equal(looked_up, table.weight[ids_BF])
+        ((looked_up + table(padded_BT)) * weight).sum().backward()
+    assert sparse.weight.grad.is_sparse
+    torch.testing.assert_close(sparse.weight.grad.to_dense(), dense.weight.grad)
+    assert not dense.weight.grad[0].any()
+
+
+@pytest.mark.parametrize("l2", [0.0, 0.5])
+def test_the_sum_of_all_columns_is_the_sum_of_their_vectors(every_role, l2):
+    torch.manual_seed(0)
+    embedding = FeatureEmbedding(every_role, 3, std=1.0, l2=l2).train()
+    batch = example_batch(every_role, rows=7, length=2)
+    torch.testing.assert_close(embedding.sum(batch), embedding(batch).sum(1))
+    penalties = []
+    for forward in (embedding.forward, embedding.sum):
+        embedding.table.penalty = 0.0
+        forward(batch)
+        penalties.append(float(torch.as_tensor(embedding.table.penalty)))
+    assert penalties[0] == pytest.approx(penalties[1])

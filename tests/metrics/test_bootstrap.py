@@ -9,6 +9,7 @@ from torch import tensor
 
 from recsys.metrics import (
     auc,
+    auc_loss,
     bootstrap,
     gauc,
     labelled_intervals,
@@ -18,6 +19,7 @@ from recsys.metrics import (
     precision_recall_f1,
     rating_intervals,
     rmse,
+    rmse_loss,
 )
 
 THRESHOLD = 0.25
@@ -101,6 +103,28 @@ def test_mean_intervals_match_repeating_queries():
     expected = intervals_by_repeating_rows(means, first_Q, second_Q, user_Q, seed=5, level=0.8)
     values = {"first": first_Q, "second": second_Q}
     assert mean_intervals(values, user_Q, resamples=RESAMPLES, seed=5, level=0.8) == near(expected)
+
+
+def losses(of, less_is_better):
+    """The loss of the second scores against the first, of a metric."""
+
+    def loss(first, second, label, _):
+        ours, theirs = of(first, label), of(second, label)
+        return {"loss": theirs - ours if less_is_better else ours - theirs}
+
+    return loss
+
+
+@pytest.mark.parametrize(("interval", "of", "less"), [(auc_loss, auc, False), (rmse_loss, rmse, True)])
+def test_losses_match_repeating_rows_for_both_scores_at_once(interval, of, less):
+    score_B, other_B, label_B, user_B = draw_rows()
+    other_B = other_B + tensor(np.random.default_rng(1).normal(0, 0.3, len(other_B)))
+    expected = intervals_by_repeating_rows(losses(of, less), score_B, other_B, label_B, user_B, seed=5, level=0.8)
+    found = interval(score_B, other_B, label_B, user_B, resamples=RESAMPLES, seed=5, level=0.8)
+    assert {"loss": found} == near(expected)
+    back = interval(other_B, score_B, label_B, user_B, resamples=RESAMPLES, seed=5, level=0.8)
+    assert back == pytest.approx((-found[1], -found[0]))
+    assert interval(score_B, score_B, label_B, user_B) == (0, 0)
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import torch
 
 from export.core import example_batch
 from recsys.models.base import learning_rate_factor, load_model
+from recsys.models.deepfm import DeepFM
 from recsys.models.din import DIN
 from recsys.models.mf import MF
 from recsys.models.ncf import NCF
@@ -78,6 +79,23 @@ def test_the_loss_holds_the_penalty_once(schema):
     torch.testing.assert_close(losses[0], plain + 0.5 * squares / 3)
 
 
+@pytest.mark.parametrize("options", [{}, {"hidden": []}, {"sparse": True}, {"embedding_l2": 0.3}])
+def test_deepfm_trains_on_the_same_logits_as_it_scores_by(every_role, options):
+    """In training the vectors of numbers are never made."""
+    torch.manual_seed(0)
+    model = DeepFM(every_role, embedding_std=0.5, **options)
+    batch = example_batch(every_role, rows=9, length=2)
+    logits, grads = [], []
+    for training in (True, False):
+        model.train(training).zero_grad()
+        logits.append(model(batch))
+        logits[-1].square().sum().backward()
+        grads.append([p.grad.to_dense() for p in model.parameters()])
+    torch.testing.assert_close(logits[0], logits[1])
+    for ours, plain in zip(*grads, strict=True):
+        torch.testing.assert_close(ours, plain, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("options", [{"schedule": "cosin"}, {"warmup": 1.0}, {"warmup": "x"}])
 def test_bad_training_options_are_refused_by_name(schema, options):
     with pytest.raises(ValueError, match=f"`{next(iter(options))}`"):
@@ -139,6 +157,20 @@ def test_sparse_gradients_are_clipped_like_dense_ones(schema):
     assert total.item() == pytest.approx(0.5, rel=1e-4)
     for dense, sparse_grad in zip(*grads, strict=True):
         torch.testing.assert_close(sparse_grad, dense, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_gradients_are_clipped_by_value(schema, sparse):
+    """Bug: sparse gradients were clipped by norm whatever the algorithm."""
+    model = MF(schema, sparse=sparse).train()
+    (model(example_batch(schema, rows=8, length=1)).sum() * 100).backward()
+    expected = [p.grad.to_dense().clamp(-0.5, 0.5) for p in model.parameters()]
+    trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    trainer.strategy.connect(model)
+    model.trainer = trainer
+    model.configure_gradient_clipping(torch.optim.SGD(model.parameters()), 0.5, "value")
+    for parameter, clipped in zip(model.parameters(), expected, strict=True):
+        torch.testing.assert_close(parameter.grad.to_dense(), clipped)
 
 
 def test_tables_can_have_a_weight_decay_of_their_own(schema):
