@@ -146,6 +146,10 @@ def leave_folder(folder: Path) -> str:
         with contextlib.suppress(OSError), (folder / "run.log").open("a", encoding="utf-8") as file:
             file.write(traceback.format_exc())
         return f" What was done so far and run.log are in {folder}."
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, RunLog) and Path(handler.baseFilename).parent == folder:
+            logging.getLogger().removeHandler(handler)  # a multirun announces its next run before it has a log
+            break
     shutil.rmtree(folder / ".hydra", ignore_errors=True)
     (folder / "run.log").unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # not empty: not ours to remove

@@ -185,7 +185,7 @@ def _check_classical(cfg: DictConfig, typed: Sequence[str]) -> None:
     model = build_classical(cfg)
     for override in typed:
         name, _, value = override.partition("=")
-        unused = _option(override).partition(".")[0] in ONLY_DEEP and value not in ("null", "false")
+        unused = _option(override).partition(".")[0] in ONLY_DEEP and value.lower() not in ("null", "none", "false")
         if unused and (name, value) not in (("trainer", "cpu"), ("trainer", "auto")):
             raise ValueError(
                 f"{type(model).__name__} is fitted in one go on the CPU and has no use for `{override}`; leave it out."

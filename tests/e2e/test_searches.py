@@ -76,6 +76,18 @@ def test_defaults_and_a_cpu_are_no_reason_to_refuse(run):
     assert "model=svd" in table
 
 
+def test_a_multirun_goes_on_after_a_run_that_is_refused(run, bookshop):
+    """Bug: where the first run of a multirun was refused, the others were never begun."""
+    done = run("train.py", "model=ease,popularity,svd", "data.label.kind=rating", "-m")
+    assert done.returncode == 1
+    assert "EASE cannot be fitted on ratings" in done.stderr
+    assert "No such file" not in done.stderr
+    table = done.stdout[done.stdout.rindex("Test metrics") :]
+    assert "model=popularity" in table
+    assert "model=svd" in table
+    assert "ease" not in table
+
+
 def test_a_search_goes_on_and_its_experiment_trains(run, call, bookshop):
     folder = bookshop / "outputs" / "bookshop" / "svd" / "tune"
     assert run("tune.py", "model=svd", "trials=2", "search.model.embedding_dim.high=7").returncode == 0
