@@ -11,6 +11,7 @@ from recsys.config import build_classical, build_data, check, is_classical, reso
 from recsys.data.module import DataModule
 from recsys.data.split import TEST, TRAIN
 from recsys.declare import declare
+from recsys.search import read_space
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 GROUPS = {
@@ -72,8 +73,22 @@ def test_the_default_compression_is_that_of_the_code(composed):
     assert declare(Compression, resolve(shown), "compress") == Compression()
 
 
+@pytest.mark.parametrize("name", GROUPS["model"])
+def test_every_model_has_a_search_of_options_that_are_there(composed, name):
+    cfg = composed(f"model={name}", name="tune")
+    space = read_space(resolve(cfg)["search"], cfg)
+    own = {option.removeprefix("model.") for option in space if option.startswith("model.")}
+    assert own
+    assert own <= {*cfg.model}
+
+
 def test_every_yaml_says_what_it_is_for():
-    for path in (*CONFIGS.glob("data/**/*.yaml"), *CONFIGS.glob("experiment/*.yaml"), *CONFIGS.glob("*.yaml")):
+    for path in (
+        *CONFIGS.glob("data/**/*.yaml"),
+        *CONFIGS.glob("experiment/*.yaml"),
+        *CONFIGS.glob("search/*.yaml"),
+        *CONFIGS.glob("*.yaml"),
+    ):
         assert path.read_text(encoding="utf-8").startswith("#"), path
 
 
