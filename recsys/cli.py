@@ -31,26 +31,35 @@ from recsys.declare import nearest
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 TERMINATED, REFUSED = 128 + signal.SIGTERM, 2
 log = logging.getLogger(__name__)
+Job = tuple[list[str], Path]  # a run's overrides and its folder
 
 
 class Refused(Exception):
     """Nothing failed, but what was asked for is not to be had; the process ends with exit code 2."""
 
 
-def launch(config_name: str, task: Callable[[DictConfig], float | None]) -> None:
+def launch(
+    config_name: str,
+    task: Callable[[DictConfig], float | None],
+    after_several: Callable[[list[Job]], None] | None = None,
+) -> None:
     """Run `task` under Hydra with the configuration `config_name`; ends the process.
 
-    A user's mistake prints one message and gives exit code 1; in a multirun the other runs go on.
+    A user's mistake prints one message and gives exit code 1; in a multirun the other runs go on, and those that came
+    to their end are handed to `after_several`.
     """
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # hand errors to us instead of printing a trace
     failures: list[str] = []
+    done: list[Job] = []
 
     @functools.wraps(task)
     def job(cfg: DictConfig) -> float | None:
         try:
             quiet_libraries()
             check_types(cfg)
-            return task(cfg)
+            result = task(cfg)
+            done.append((list(HydraConfig.get().overrides.task), run_folder()))
+            return result
         except (*USER_ERRORS, OmegaConfBaseException) as error:
             failures.append(str(error))
             complain(describe(error) + leave_folder(run_folder()))
@@ -72,6 +81,8 @@ def launch(config_name: str, task: Callable[[DictConfig], float | None]) -> None
     except (HydraException, OmegaConfBaseException, OSError, YAMLError) as error:
         complain(explain(error, config_name))
         sys.exit(1)
+    if after_several and len(done) > 1:
+        after_several(done)
     sys.exit(1 if failures else 0)
 
 
@@ -135,6 +146,10 @@ def leave_folder(folder: Path) -> str:
         with contextlib.suppress(OSError), (folder / "run.log").open("a", encoding="utf-8") as file:
             file.write(traceback.format_exc())
         return f" What was done so far and run.log are in {folder}."
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, RunLog) and Path(handler.baseFilename).parent == folder:
+            logging.getLogger().removeHandler(handler)  # a multirun announces its next run before it has a log
+            break
     shutil.rmtree(folder / ".hydra", ignore_errors=True)
     (folder / "run.log").unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # not empty: not ours to remove
@@ -156,7 +171,7 @@ def explain(error: Exception, config_name: str) -> str:
         return f"there is no `{group}={name}`: {nearest(name, error.options)}{own}"
     if match := re.match(r"Could not override '([^'.]+)'", str(error)):
         groups = [path.name for path in CONFIGS.iterdir() if path.is_dir()]
-        options = [*groups, *OmegaConf.load(CONFIGS / f"{config_name}.yaml")]
+        options = [*groups, *(name for file in _main_files(config_name) for name in OmegaConf.load(file))]
         names = [str(o) for o in options if o not in ("defaults", "hydra")]
         return f"there is no option `{match[1]}`: {nearest(match[1], names)}"
     return " ".join(describe(error).split())
@@ -181,8 +196,16 @@ def check_types(cfg: DictConfig) -> None:
     for group, file in files.items():
         if file.is_file() and group in cfg:
             _same_types(OmegaConf.load(file), cfg[group], group)
-    main = CONFIGS / f"{HydraConfig.get().job.config_name}.yaml"
-    _same_types(OmegaConf.load(main), cfg, "")
+    for main in _main_files(str(HydraConfig.get().job.config_name)):
+        _same_types(OmegaConf.load(main), cfg, "")
+
+
+def _main_files(config_name: str) -> list[Path]:
+    """The yaml of a script and that of the script whose options it takes over."""
+    file = CONFIGS / f"{config_name}.yaml"
+    shown: Any = OmegaConf.load(file)
+    defaults = shown.get("defaults", [])
+    return [file, *(CONFIGS / f"{name}.yaml" for name in defaults if isinstance(name, str) and name != "_self_")]
 
 
 def _same_types(shown: object, given: object, where: str) -> None:

@@ -1,7 +1,9 @@
 """From a configuration to objects: data module, model, trainer."""
 
 import importlib.util
+import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +16,21 @@ from pytorch_lightning.callbacks import EarlyStopping, LearningRateMonitor
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from recsys.callbacks import CONFIG_KEY, CarryOrigin, MetricsLog, Progress, Throughput
+from recsys.callbacks import CONFIG_KEY, DATA_KEY, CarryOrigin, MetricsLog, Progress, Throughput
 from recsys.checkpoints import BestCheckpoint, LastCheckpoint, WholeCheckpoints
+from recsys.classical.base import Classical
+from recsys.classical.fitted import Fitted, learns_from_likes
 from recsys.data.module import DataModule, DataSpec
-from recsys.evaluation import Evaluation, monitor_of
-from recsys.models.base import Recommender, load_model, read_checkpoint
+from recsys.evaluation import Evaluation, cut_offs, monitor_of
+from recsys.models.base import CLASS_KEY, Recommender, class_named, load_model, read_checkpoint
 from recsys.optimizers import TABLES
 from recsys.schema import FeatureSchema, schema_difference
 
 USER_ERRORS = (ValueError, OSError, MisconfigurationException)
+ONLY_DEEP = (
+    *("resume", "pretrained", "objective", "optimizer", "embedding_weight_decay", "schedule", "warmup", "patience"),
+    *("batch_size", "workers", "save_every", "trainer"),
+)  # options of gradient descent
 
 
 def resolve(cfg: DictConfig) -> dict[str, Any]:
@@ -58,6 +66,20 @@ def build_data(cfg: DictConfig) -> DataModule:
 def build_model(cfg: DictConfig, schema: FeatureSchema) -> Recommender:
     """The model of `cfg.model` with the objective, optimizer and schedule of the configuration."""
     return _make(resolve(cfg.model), "model", schema=schema, **training_of(cfg))
+
+
+def is_classical(cfg: DictConfig) -> bool:
+    """Whether the configured model is fitted in one go, without gradient descent."""
+    try:
+        found = class_named(str(cfg.model.get("_target_")))
+    except (ImportError, ValueError):
+        return False
+    return isinstance(found, type) and issubclass(found, Classical)
+
+
+def build_classical(cfg: DictConfig) -> Classical:
+    """The classical model of `cfg.model`, which has learned nothing yet."""
+    return _make(resolve(cfg.model), "model")
 
 
 def training_of(cfg: DictConfig) -> dict[str, Any]:
@@ -120,8 +142,16 @@ def _make(options: dict[str, Any], group: str, **extra: Any) -> Any:
         raise ValueError(f"`{group}`: {cause}") from cause
 
 
-def check(cfg: DictConfig) -> None:
-    """Build everything once on an empty schema, so that a wrong option is refused before any data is read."""
+def check(cfg: DictConfig, typed: Sequence[str] = ()) -> None:
+    """Build everything once on an empty schema, so that a wrong option is refused before any data is read.
+
+    `typed` holds the overrides of the command line, of which those that a model has no use for are refused too.
+    """
+    if is_classical(cfg):
+        _check_classical(cfg, typed)
+        return
+    if "refit" in map(_option, typed):
+        raise ValueError("`refit` is for models that are fitted in one go; this one stops by its validation rows.")
     data = build_data(cfg)
     schema = data.spec.schema
     model = build_model(cfg, schema)
@@ -149,6 +179,34 @@ def check(cfg: DictConfig) -> None:
         raise ValueError(f"`save_every` must be an integer of at least 1 (steps), got {cfg.save_every}.")
     if not isinstance(cfg.resume, bool | str | None):
         raise ValueError(f"`resume` must be true, a checkpoint's path or null, got {cfg.resume!r}.")
+
+
+def _check_classical(cfg: DictConfig, typed: Sequence[str]) -> None:
+    model = build_classical(cfg)
+    for override in typed:
+        name, _, value = override.partition("=")
+        unused = _option(override).partition(".")[0] in ONLY_DEEP and value.lower() not in ("null", "none", "false")
+        if unused and (name, value) not in (("trainer", "cpu"), ("trainer", "auto")):
+            raise ValueError(
+                f"{type(model).__name__} is fitted in one go on the CPU and has no use for `{override}`; leave it out."
+            )
+    label = build_data(cfg).spec.schema.label
+    learns_from_likes(model, label)
+    build_monitor(cfg, label.kind)
+    cut_offs(list(cfg.evaluation.k))
+    if cfg.seeds < 1:
+        raise ValueError(f"`seeds` must be at least 1 (runs), got {cfg.seeds}.")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ValueError(f"{type(model).__name__} is fitted in one process; start it without torchrun.")
+
+
+def _option(override: str) -> str:
+    """The dotted name that an override of the command line sets.
+
+    >>> _option("+trainer.max_steps=3"), _option("~tuned"), _option("model@x=svd")
+    ('trainer.max_steps', 'tuned', 'model')
+    """
+    return override.lstrip("+~").partition("=")[0].partition("@")[0]
 
 
 def _check_pretrained(cfg: DictConfig) -> None:
@@ -185,17 +243,44 @@ def checkpoint_config(path: str | Path) -> DictConfig:
     return OmegaConf.create(content[CONFIG_KEY])
 
 
-def reopen(checkpoint: str | Path, cfg: DictConfig) -> tuple[DataModule, Recommender]:
+def load(checkpoint: str | Path) -> Recommender | Fitted:
+    """The model of a checkpoint, deep (in evaluation mode on the CPU) or classical.
+
+    Raises FileNotFoundError, or ValueError when the file holds neither.
+    """
+    content = read_checkpoint(checkpoint)
+    found = class_named(content[CLASS_KEY])
+    if isinstance(found, type) and issubclass(found, Classical):
+        return Fitted.restore(found, content)
+    return load_model(checkpoint)
+
+
+def reopen(checkpoint: str | Path, cfg: DictConfig) -> tuple[DataModule, Recommender | Fitted]:
     """The data of the configuration that a checkpoint was trained with, opened, and its model.
 
-    Raises ValueError when the tables hold another schema by now.
+    Raises ValueError when the tables hold another schema by now, or, for a classical model, which knows users and items
+    by their positions, when they hold anything else.
     """
-    data, model = build_data(cfg), load_model(checkpoint)
+    data, model = build_data(cfg), load(checkpoint)
     data.prepare_data()
     data.setup()
     if different := schema_difference(model.schema, data.schema):
         raise ValueError(
             f"{checkpoint} was trained on other data than {data.spec.name!r} holds ({different}); "
             "train again, or restore the tables."
+        )
+    if isinstance(model, Fitted) and read_checkpoint(checkpoint)[DATA_KEY] != data.state:
+        raise ValueError(
+            f"{checkpoint} was fitted on other rows than {data.spec.name!r} holds; train again, or restore the tables."
+        )
+    return data, model
+
+
+def reopen_deep(checkpoint: str | Path, cfg: DictConfig) -> tuple[DataModule, Recommender]:
+    """As `reopen`, for what only deep models have. Raises ValueError for a classical one."""
+    data, model = reopen(checkpoint, cfg)
+    if isinstance(model, Fitted):
+        raise ValueError(
+            f"{checkpoint} holds {type(model.model).__name__}, of which there is no bundle; train a deep model."
         )
     return data, model

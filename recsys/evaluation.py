@@ -1,7 +1,7 @@
 """Evaluation: collect a model's scores over Lightning's validation and test loops and turn them into metrics."""
 
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,25 +10,16 @@ import torch
 import torch.distributed
 from torch import Tensor
 
-from recsys.data.batches import EXCLUDED, Batch, Candidates, Rows
+from recsys.data.batches import Batch, Candidates, Rows
 from recsys.data.module import DataModule
 from recsys.declare import nearest
-from recsys.metrics import LESS_IS_BETTER, auc, best_threshold, logloss, ranked_hits, ranking_metrics
+from recsys.metrics import LESS_IS_BETTER, auc, best_threshold, logloss
 from recsys.models.base import Recommender
-from recsys.results import K, Results, labelled_results, merge_results, ranking_results
+from recsys.results import K, Ranked, Results, labelled_results, merge_results, ranking_results
 
 LABELLED = ["auc", "gauc", "logloss", "calibration_error", "precision", "recall", "f1"]
 RANKING = ["precision", "recall", "f1", "hit_rate", "ndcg", "map"]
 MONITORS = {"rating": "rmse", "implicit": "ndcg@10"}
-
-
-@dataclass(frozen=True, slots=True)
-class _Ranked:
-    """A block of queries once all their items are scored: metrics per query, the first places and which are liked."""
-
-    values: dict[str, Tensor]
-    place_QK: Tensor
-    hit_QK: Tensor
 
 
 class Evaluation(pl.Callback):
@@ -39,25 +30,26 @@ class Evaluation(pl.Callback):
     `Candidates` give the ranking metrics at 10 and at each of `k`, means over queries (`ranking_results`). Queries are
     ranked as soon as their last item is scored, so memory holds one block of them. `results` holds the last results of
     each part, "valid" and "test"; intervals and groups for the test part only. `rows` keeps the scores and labels of
-    the last labelled rows of each part, for plots.
+    the last labelled rows of each part, for plots; `seconds` says how long scoring and ranking a part took.
 
     A loop cut short (`limit_val_batches`, `limit_test_batches`) is judged by the rows and the whole queries that it
     scored. Raises ValueError where several processes share such a loop, or where it scores no whole query.
     """
 
     def __init__(self, k: Sequence[int] = (5, 10, 20)) -> None:
-        if not k or any(not isinstance(n, int) or n < 1 for n in k):
-            raise ValueError(f"`k` must be a list of positive integers such as [5,10,20], got {k!r}.")
-        self.k = tuple(sorted({*k, K}))
+        self.k = cut_offs(k)
         self.results: dict[str, Results] = {}
         self.rows: dict[str, tuple[Tensor, Tensor]] = {}
+        self.seconds: dict[str, float] = {}
         self.threshold = 0.0
         self._pending: dict[int, list[tuple[Tensor, Tensor]]] = {}
-        self._ranked: dict[int, list[_Ranked]] = {}
+        self._ranked: dict[int, list[Ranked]] = {}
+        self._started = 0.0
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
         """Forget the last loop."""
         self._pending, self._ranked = {}, {}
+        self._started = time.perf_counter()
 
     on_test_epoch_start = on_validation_epoch_start
 
@@ -104,14 +96,13 @@ class Evaluation(pl.Callback):
         score, label = (torch.cat([pair[n] for pair in pending]) for n in (0, 1))
         whole = count // queries.width * queries.width
         score_QI, label_QI = (x[:whole].view(-1, queries.width) for x in (score, label))
-        hit_QI, place_QI = ranked_hits(score_QI, label_QI == 1, label_QI == EXCLUDED)
-        ranked = _Ranked(ranking_metrics(hit_QI, self.k), place_QI[:, :K].clone(), hit_QI[:, :K].clone())
-        self._ranked.setdefault(index, []).append(ranked)
+        self._ranked.setdefault(index, []).append(Ranked.of(score_QI, label_QI, self.k))
         return [(score[whole:], label[whole:])] if whole < count else []
 
     def _finish(self, trainer: pl.Trainer, pl_module: Any, part: str) -> None:
         if trainer.sanity_checking:
             return
+        self.seconds[part] = time.perf_counter() - self._started
         found = []
         for index in sorted({*self._pending, *self._ranked}):
             dataset = self._dataset(trainer, index)
@@ -132,9 +123,8 @@ class Evaluation(pl.Callback):
                 "`trainer.limit_test_batches`."
             )
         _check_scored(count, len(queries.rows_Q), len(ranks))
-        values = {name: torch.cat([b.values[name] for b in blocks]) for name in blocks[0].values}
-        place_QK, hit_QK = torch.cat([b.place_QK for b in blocks]), torch.cat([b.hit_QK for b in blocks])
-        return ranking_results(queries.head(count), values, place_QK, hit_QK, details=details)
+        ranked = Ranked.joined(blocks)
+        return ranking_results(queries.head(count), ranked.values, ranked.place_QK, ranked.hit_QK, details=details)
 
     def _labelled(self, model: Recommender, dataset: Rows, index: int, part: str) -> Results:
         ranks = _gather(self._pending[index])
@@ -147,6 +137,13 @@ class Evaluation(pl.Callback):
         details = part == "test"
         row_B = dataset.rows[: len(logit_B)]
         return labelled_results(dataset.store, row_B, logit_B, score_B, label_B, self.threshold, details=details)
+
+
+def cut_offs(k: Sequence[int]) -> tuple[int, ...]:
+    """The cut-offs of ranking metrics in order, 10 among them. Raises ValueError for others than positive integers."""
+    if not k or any(not isinstance(n, int) or n < 1 for n in k):
+        raise ValueError(f"`k` must be a list of positive integers such as [5,10,20], got {k!r}.")
+    return tuple(sorted({*k, K}))
 
 
 def _check_scored(scored: int, due: int, processes: int) -> None:
@@ -201,7 +198,11 @@ def evaluate(trainer: pl.Trainer, model: pl.LightningModule, data: DataModule) -
     evaluation = next(c for c in trainer.callbacks if isinstance(c, Evaluation))  # type: ignore[attr-defined]
     trainer.validate(model, datamodule=data, verbose=False)
     trainer.test(model, datamodule=data, verbose=False)
-    valid, test = evaluation.results["valid"], evaluation.results["test"]
+    return part_metrics(evaluation.results["valid"], evaluation.results["test"])
+
+
+def part_metrics(valid: Results, test: Results) -> dict[str, Any]:
+    """The metrics of both parts, and the test part's intervals and groups, as metrics.json holds them."""
     return {
         "valid": valid.metrics,
         "test": test.metrics,

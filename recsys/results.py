@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recsys.data.batches import Candidates
+from recsys.data.batches import EXCLUDED, Candidates
 from recsys.data.split import TRAIN
 from recsys.data.store import Store
 from recsys.metrics import (
@@ -25,6 +25,8 @@ from recsys.metrics import (
     novelty,
     popularity_lift,
     precision_recall_f1,
+    ranked_hits,
+    ranking_metrics,
     rating_intervals,
     rmse,
 )
@@ -41,6 +43,28 @@ class Results:
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
     users: Groups = field(default_factory=dict)
     items: Groups = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """A block of queries once all their items are scored: metrics per query, the first places and which are liked."""
+
+    values: dict[str, Tensor]
+    place_QK: Tensor
+    hit_QK: Tensor
+
+    @staticmethod
+    def of(score_QI: Tensor, label_QI: Tensor, ks: Sequence[int]) -> "Ranked":
+        """Rank queries by the scores and the labels (1, 0, `EXCLUDED`) of all their candidates."""
+        hit_QI, place_QI = ranked_hits(score_QI, label_QI == 1, label_QI == EXCLUDED)
+        return Ranked(ranking_metrics(hit_QI, ks), place_QI[:, :K].clone(), hit_QI[:, :K].clone())
+
+    @staticmethod
+    def joined(blocks: Sequence["Ranked"]) -> "Ranked":
+        """All queries of some blocks in order; there is at least one block."""
+        values = {name: torch.cat([block.values[name] for block in blocks]) for name in blocks[0].values}
+        place_QK, hit_QK = (torch.cat([getattr(block, name) for block in blocks]) for name in ("place_QK", "hit_QK"))
+        return Ranked(values, place_QK, hit_QK)
 
 
 def merge_results(found: Sequence[Results]) -> Results:

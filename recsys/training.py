@@ -2,7 +2,6 @@
 
 import json
 import logging
-import shutil
 import statistics
 import time
 from collections.abc import Callable
@@ -11,24 +10,19 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
-from rich.console import Console
 
 from recsys.checkpoints import Interrupted
-from recsys.cli import CONFIGS, go_on_in
-from recsys.config import build_data, build_model, build_trainer, training_of
+from recsys.cli import go_on_in
+from recsys.config import build_data, build_model, build_trainer, is_classical, training_of
 from recsys.data.module import DataModule
-from recsys.data.split import TEST
-from recsys.evaluation import Evaluation, best_possible, evaluate
+from recsys.evaluation import Evaluation, evaluate
 from recsys.files import whole_file
+from recsys.fitting import fit_run
 from recsys.models.base import Recommender, load_model
 from recsys.report import (
     cleaning_table,
-    evaluation_summary,
-    metrics_table,
     plot_curves,
-    plot_roc,
     read_curves,
     seeds_table,
     write_comparison,
@@ -36,10 +30,9 @@ from recsys.report import (
     write_page,
 )
 from recsys.resume import check_resumable, find_resumption
+from recsys.run_files import Finish, begin_run, console, data_line, finish_run, report_results, tuned_note
 
 log = logging.getLogger(__name__)
-Finish = Callable[[Recommender, DataModule, Path], None]
-console = Console(highlight=False, soft_wrap=True)
 
 
 def train(cfg: DictConfig, folder: Path, finish: Finish) -> float:
@@ -47,6 +40,8 @@ def train(cfg: DictConfig, folder: Path, finish: Finish) -> float:
 
     `finish(model, data, folder)` is called with the best model once its metrics are written; report.html comes last.
     """
+    if is_classical(cfg):
+        return fit_run(cfg, folder, finish)
     started = time.perf_counter()
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     data, resumed = build_data(cfg), find_resumption(cfg, folder)
@@ -64,25 +59,25 @@ def train(cfg: DictConfig, folder: Path, finish: Finish) -> float:
         log.info("resuming %s in epoch %d after %d batches", folder, *resumed.start)
     if trainer.is_global_zero:
         data.check_leaks()
-        _begin(cfg, folder, data)
+        begin_run(cfg, folder, data)
         console.print(cleaning_table(data.store.cleaning), summary(data, model, trainer), sep="\n")
         log.info("first step after %.1f s", time.perf_counter() - started)
+    fitting = time.perf_counter()
     try:
         trainer.fit(model, datamodule=data, ckpt_path=resumed.checkpoint if resumed else None, weights_only=True)
     except Interrupted as signal:
         if trainer.is_global_zero:
             _report_interrupted(cfg, folder, signal, model, data, trainer)
         raise
+    fitted = time.perf_counter() - fitting
     checkpoint: Any = trainer.checkpoint_callback
     if not checkpoint.best_model_path:
         raise ValueError("training ended before the first validation; give `trainer.max_epochs` at least 1.")
     model = load_model(checkpoint.best_model_path)
     metrics = evaluate(trainer, model, data)
     if trainer.is_global_zero:
-        _report(cfg, folder, metrics, model, data, trainer)
-        finish(model, data, folder)
-        console.print(f"report: {write_page(folder)}")  # the last file, by which a run counts as finished
-        console.print(f"run folder: {folder}   ({time.perf_counter() - started:.0f} s)")
+        _report(cfg, folder, metrics, model, data, trainer, fitted)
+        finish_run(folder, model, data, finish, started)
     return float(checkpoint.best_model_score)
 
 
@@ -129,51 +124,37 @@ def _over_runs(runs: list[dict[str, Any]], of: Callable[[list[float]], float]) -
     return found
 
 
-def _begin(cfg: DictConfig, folder: Path, data: DataModule) -> None:
-    """The files that mark a run as begun; the page of its interruption would mark it as finished."""
-    (folder / "report.html").unlink(missing_ok=True)
-    with whole_file(folder / "config.yaml") as draft:
-        draft.write_text(OmegaConf.to_yaml(cfg, resolve=True), encoding="utf-8")
-    with whole_file(folder / "encoders.json") as draft:
-        shutil.copyfile(data.folder / "encoders.json", draft)
-
-
 def summary(data: DataModule, model: Recommender, trainer: pl.Trainer) -> str:
     """Data, model and device, before the first step."""
-    store, schema = data.store, data.schema
-    parts = [int((store.part_E == part).sum()) for part in range(3)]
     weights = sum(p.numel() for p in model.parameters())
     device = trainer.strategy.root_device
-    tuned = HydraConfig.get().runtime.choices.get("tuned")
     objective = type(model.objective).__name__
-    implicit = schema.label.kind == "implicit"
-    labels = f"{schema.label.negatives} negatives each" if implicit else f"mean label {schema.label_mean:.3f}"
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
     return "\n".join(
         (
-            f"data    {data.spec.name}: {store.users:,} users, {store.items:,} items; events {parts[0]:,} train, "
-            f"{parts[1]:,} valid, {parts[2]:,} test; {labels}",
-            f"model   {type(model).__name__}: {weights:,} weights, {schema.rows:,} table rows; objective {objective}"
-            + (f"; settings of configs/tuned/{tuned}.yaml" if (CONFIGS / "tuned" / f"{tuned}.yaml").is_file() else ""),
+            data_line(data),
+            f"model   {type(model).__name__}: {weights:,} weights, {data.schema.rows:,} table rows; "
+            f"objective {objective}{tuned_note()}",
             f"device  {device.type} ({name}), {trainer.world_size} process(es), precision {trainer.precision}",
         )
     )
 
 
 def _report(
-    cfg: DictConfig, folder: Path, metrics: dict[str, Any], model: Recommender, data: DataModule, trainer: pl.Trainer
+    cfg: DictConfig,
+    folder: Path,
+    metrics: dict[str, Any],
+    model: Recommender,
+    data: DataModule,
+    trainer: pl.Trainer,
+    fitted: float,
 ) -> None:
-    """The table on the terminal, the plots, evaluation.json and metrics.json."""
-    best, origin = best_possible(data, TEST), _origin(cfg, model, data, trainer)
-    console.print(metrics_table(f"{origin['model']} on {data.spec.name}", metrics, best))
+    """The table on the terminal, the plots, evaluation.json and metrics.json; training took `fitted` seconds."""
+    origin = _origin(cfg, model, data, trainer)
     plot_curves(read_curves(folder / "log" / "metrics.csv"), origin["monitor"], folder / "plots" / "curves.png")
     evaluation = next(c for c in trainer.callbacks if isinstance(c, Evaluation))  # type: ignore[attr-defined]
-    rows = evaluation.rows.get("test")
-    if rows and data.schema.label.kind != "rating":
-        plot_roc(*rows, f"{data.spec.name}: test rows", folder / "plots" / "roc.png")
-    write_json(folder / "evaluation.json", evaluation_summary(model, data.store, rows))
-    content = {**metrics, "best_possible": best, **origin, "cleaning": data.store.cleaning}
-    write_json(folder / "metrics.json", content)
+    origin["seconds"] = {"train": fitted, "score": evaluation.seconds["test"]}
+    report_results(folder, metrics, model, data, evaluation.rows.get("test"), origin)
 
 
 def _report_interrupted(

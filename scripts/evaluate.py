@@ -8,11 +8,13 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])  # not scripts/, whose ex
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
+from recsys.classical.fitted import Fitted
 from recsys.cli import launch
 from recsys.config import build_trainer, check_paths, checkpoint_config, reopen
 from recsys.data.split import TEST
-from recsys.evaluation import best_possible, evaluate
+from recsys.evaluation import best_possible, cut_offs, evaluate
 from recsys.report import metrics_table, write_json
+from recsys.scoring import evaluate_fitted
 
 
 def evaluate_checkpoint(cfg: DictConfig) -> None:
@@ -23,10 +25,13 @@ def evaluate_checkpoint(cfg: DictConfig) -> None:
     if cfg.batch_size is not None:
         trained.evaluation.batch_size = cfg.batch_size
     data, model = reopen(cfg.checkpoint, trained)
-    trainer = build_trainer(trained, model.schema.label.kind)
-    metrics = evaluate(trainer, model, data)
+    if isinstance(model, Fitted):
+        name, metrics = type(model.model).__name__, evaluate_fitted(model, data, cut_offs(list(trained.evaluation.k)))
+    else:
+        name = type(model).__name__
+        metrics = evaluate(build_trainer(trained, model.schema.label.kind), model, data)
     best = best_possible(data, TEST)
-    Console(highlight=False).print(metrics_table(f"{type(model).__name__} on {data.spec.name}", metrics, best))
+    Console(highlight=False).print(metrics_table(f"{name} on {data.spec.name}", metrics, best))
     if cfg.output:
         Path(cfg.output).parent.mkdir(parents=True, exist_ok=True)
         write_json(Path(cfg.output), {**metrics, "best_possible": best, "config": OmegaConf.to_container(trained)})

@@ -18,7 +18,7 @@ from export.report import loss_on_test, report_variants
 from export.rows import RawRows
 from export.runtime import KEY_VARIABLE, read_key
 from recsys.cli import Refused, launch
-from recsys.config import check_paths, checkpoint_config, reopen, resolve
+from recsys.config import check_paths, checkpoint_config, reopen_deep, resolve
 from recsys.declare import declare
 from recsys.training import fine_tune
 
@@ -35,7 +35,7 @@ def export_checkpoint(cfg: DictConfig) -> None:
     folder = Path(cfg.output or run / ("compressed" if settings else "bundle"))
     check_place(folder)
     trained.trainer = cfg.trainer
-    data, model = reopen(cfg.checkpoint, trained)
+    data, model = reopen_deep(cfg.checkpoint, trained)
     raw = RawRows.read(data)
     facts = facts_of_run(data, run)
     served = Served(model=model, encoders=data.store.encoders)

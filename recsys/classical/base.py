@@ -42,10 +42,7 @@ class Classical(ABC):
 
     def fit(self, ratings: Ratings) -> Self:
         """Learn from scratch. Raises ValueError where the model does not fit such feedback."""
-        given = "implicit" if ratings.implicit else "ratings"
-        if given not in self.feedback:
-            use = "svd, nmf or item_knn" if given == "ratings" else "ials, ease or item_knn"
-            raise ValueError(f"{type(self).__name__} cannot be fitted on {given} feedback; use model={use}.")
+        self.check_feedback(implicit=ratings.implicit)
         by_user, by_item = ratings.by_user, ratings.by_item
         count_U, count_I = np.diff(by_user.indptr), np.diff(by_item.indptr)
         self.learned = {
@@ -61,6 +58,13 @@ class Classical(ABC):
         }
         self.learned |= self._fit(ratings)
         return self
+
+    def check_feedback(self, *, implicit: bool) -> None:
+        """Raise ValueError where the model cannot be fitted on such feedback."""
+        given = "implicit" if implicit else "ratings"
+        if given not in self.feedback:
+            use = "svd, nmf or item_knn" if given == "ratings" else "ials, ease or item_knn"
+            raise ValueError(f"{type(self).__name__} cannot be fitted on {given} feedback; use model={use}.")
 
     @property
     def users(self) -> int:

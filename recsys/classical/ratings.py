@@ -3,6 +3,7 @@
 `E`: events, `N`: distinct pairs of a user and an item, `U`: users, `I`: items.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -68,20 +69,22 @@ class Ratings:
         )
 
     @staticmethod
-    def from_store(store: Store, *, implicit: bool) -> "Ratings":
-        """The training events of a store: the liked ones (`implicit`), or all of them with their labels."""
+    def from_store(store: Store, *, implicit: bool, parts: Sequence[int] = (TRAIN,)) -> "Ratings":
+        """The events of some parts of a store: the liked ones (`implicit`), or all of them with their labels.
+
+        Labels of 0 and 1 have no scale: their estimates are cut nowhere, for that would make ties.
+        """
         label = store.schema.label
-        chosen_E = np.asarray(store.part_E) == TRAIN
+        chosen_E = np.isin(store.part_E, parts)
         if implicit:
             chosen_E &= store.liked_E
-        scale = label.range if label.kind == "rating" else (0.0, 1.0)
         return Ratings.from_events(
             store.user_E[chosen_E],
             store.item_E[chosen_E],
             None if implicit else store.label_E[chosen_E],
             users=store.users,
             items=store.items,
-            scale=None if implicit else scale,
+            scale=label.range if label.kind == "rating" and not implicit else None,
         )
 
     @cached_property

@@ -54,7 +54,7 @@ class DataSpec:
         """The column that says which part a row belongs to, where there is one."""
         if isinstance(self.tables.behaviour.path, dict):
             return SPLIT_COLUMN
-        return self.split.column if self.split.by == "column" else None
+        return self.split.column if self.split.by in ("column", "fold") else None
 
     @property
     def fingerprint(self) -> str:
@@ -200,16 +200,20 @@ class DataModule(pl.LightningDataModule):
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """What training is judged by: the labelled validation rows, or their full ranking for implicit data."""
-        return self._evaluation(self.queries(VALID) if self._ranks(VALID) else Rows(self.store, VALID))
+        return self._evaluation(self.judged(VALID)[0])
 
     def test_dataloader(self) -> list[DataLoader[Batch]]:
         """The labelled test rows and the full ranking of test users, as far as the label allows each."""
+        return [self._evaluation(dataset) for dataset in self.judged(TEST)]
+
+    def judged(self, part: int) -> list[Rows | Candidates]:
+        """What a part is judged by: its labelled rows, its queries, or both."""
         datasets: list[Rows | Candidates] = []
         if self.schema.label.kind != "implicit":
-            datasets.append(Rows(self.store, TEST))
-        if self._ranks(TEST):
-            datasets.append(self.queries(TEST))
-        return [self._evaluation(dataset) for dataset in datasets]
+            datasets.append(Rows(self.store, part))
+        if self._ranks(part):
+            datasets.append(self.queries(part))
+        return datasets
 
     def _ranks(self, part: int) -> bool:
         """Whether a part is judged by rankings."""

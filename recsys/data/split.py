@@ -27,12 +27,15 @@ class Split:
     - `column`: the behaviour table's `column` holds the words train, valid and test (files given per split do). Where
       none says valid, the share `valid` of the training rows is drawn at random with `seed`, even where a time is
       declared; all rows of a user and an item are drawn together.
+    - `fold`: the behaviour table's `column` numbers the folds of a cross-validation; the rows of number `fold` are
+      test, and the share `valid` of the others is drawn as for `column`.
     """
 
-    by: Literal["time", "leave_one_out", "random", "column"] = "time"
+    by: Literal["time", "leave_one_out", "random", "column", "fold"] = "time"
     valid: float = 0.1
     test: float = 0.1
     column: str = "split"
+    fold: int = 0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -53,13 +56,14 @@ def split_events(split: Split, events: Events) -> np.ndarray:
         raise ValueError(
             f"`split.by={split.by}` needs `time: {{column: ...}}`; without one, use split.by=random or column."
         )
-    if split.by != "column" and events.split_E is not None:
+    if split.by not in ("column", "fold") and events.split_E is not None:
         raise ValueError(f"the behaviour table has files per split, so use split.by=column, not {split.by}.")
     parts = {
         "time": _by_time,
         "leave_one_out": _leave_one_out,
         "random": _random,
         "column": _by_column,
+        "fold": _by_fold,
     }[split.by](split, events)
     for number, name in enumerate(SPLITS):
         if not (parts == number).any():
@@ -73,6 +77,7 @@ def _advice(split: Split) -> str:
         "leave_one_out": "no user has three events; use split.by=time or random.",
         "random": "give `valid` and `test` larger shares.",
         "column": f"column {split.column!r} must hold train, valid and test.",
+        "fold": f"column {split.column!r} must hold two folds at least.",
     }[split.by]
 
 
@@ -111,13 +116,26 @@ def _by_column(split: Split, events: Events) -> np.ndarray:
         word = events.split_E[parts.isna()][0]
         raise ValueError(f"column {split.column!r} must hold train, valid or test, got {word!r}.")
     parts_E = parts.to_numpy("int8")
-    if not (parts_E == VALID).any():
-        train = np.flatnonzero(parts_E == TRAIN)
-        drawn = train[_drawn_pairs(split, events.user_E[train], events.item_E[train])]
-        parts_E[drawn] = VALID
-        log.info(
-            "the data has no validation part: %s of %s training rows drawn for it", f"{len(drawn):,}", f"{len(train):,}"
-        )
+    return parts_E if (parts_E == VALID).any() else _with_valid(split, events, parts_E)
+
+
+def _by_fold(split: Split, events: Events) -> np.ndarray:
+    assert events.split_E is not None, "the split column is read with the behaviour table"
+    fold_E = pd.to_numeric(pd.Series(events.split_E), errors="coerce")
+    if not (fold_E == split.fold).any():
+        folds = ", ".join(f"{fold:g}" for fold in sorted(fold_E.dropna().unique())[:10])
+        raise ValueError(f"column {split.column!r} has no fold {split.fold}; it has: {folds or 'no numbers'}.")
+    return _with_valid(split, events, np.where(fold_E == split.fold, TEST, TRAIN))
+
+
+def _with_valid(split: Split, events: Events, parts_E: np.ndarray) -> np.ndarray:
+    """The parts, with the share `valid` of the training rows drawn for validation."""
+    train = np.flatnonzero(parts_E == TRAIN)
+    drawn = train[_drawn_pairs(split, events.user_E[train], events.item_E[train])]
+    parts_E[drawn] = VALID
+    log.info(
+        "the data has no validation part: %s of %s training rows drawn for it", f"{len(drawn):,}", f"{len(train):,}"
+    )
     return parts_E
 
 

@@ -7,13 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypedDict, get_args
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from recsys.data.batches import Batch
+from recsys.data.batches import Batch, Candidates
 from recsys.data.request import join
 from recsys.declare import nearest
 from recsys.layers.embedding import Table
@@ -23,6 +24,7 @@ from recsys.schema import FeatureSchema
 
 Schedule = Literal["constant", "linear", "cosine"]
 CLASS_KEY = "recsys_model"
+CHUNK = 8192  # candidates scored at once
 
 
 class Training(TypedDict, total=False):
@@ -135,6 +137,14 @@ class Recommender(pl.LightningModule):
     def score_candidates(self, context: Batch, items: Batch) -> Tensor:
         """Probabilities, or ratings inside `label.range`, float32 (N,) of N items for one user in one scene."""
         return self.to_score(self.forward_candidates(context, items).float())
+
+    @torch.inference_mode()
+    def score_query(self, candidates: Candidates, query: int) -> tuple[Tensor, Tensor]:
+        """What the candidates of a query are ranked by, and their scores, float32 (I,) each, on the CPU."""
+        place_I = query * candidates.width + np.arange(candidates.width)
+        chunks = [place_I[start : start + CHUNK] for start in range(0, len(place_I), CHUNK)]
+        logit_I = torch.cat([self(candidates[chunk].to(self.device)).float().cpu() for chunk in chunks])
+        return logit_I, self.to_score(logit_I)
 
     def to_score(self, logit_B: Tensor) -> Tensor:
         """Logits as probabilities; ratings held inside `label.range`."""
@@ -259,8 +269,13 @@ def load_model(path: str | Path) -> Recommender:
     Raises FileNotFoundError, or ValueError when the file holds no Recommender.
     """
     name = read_checkpoint(path)[CLASS_KEY]
-    module, _, class_name = name.rpartition(".")
-    cls = getattr(importlib.import_module(module), class_name, None)
+    cls = class_named(name)
     if not (isinstance(cls, type) and issubclass(cls, Recommender)):
         raise ValueError(f"{str(path)!r} names {name!r}, which is not a Recommender.")
     return cls.load_from_checkpoint(path, map_location="cpu", weights_only=True).eval()
+
+
+def class_named(name: str) -> Any:
+    """What stands under a dotted name such as that of a checkpoint's model; None where there is no such thing."""
+    module, _, class_name = name.rpartition(".")
+    return getattr(importlib.import_module(module), class_name, None)

@@ -1,6 +1,7 @@
 """Plots as PNG files in the run's folder."""
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,38 @@ def plot_variants(variants: Sequence[dict[str, Any]], budget: float, path: Path)
     size.set(xlabel="MiB")
     size.set_yticks(range(len(variants)), [variant["variant"] for variant in variants])
     size.invert_yaxis()
+    _save(figure, path)
+
+
+def plot_study(
+    values: Mapping[int, float], importances: Mapping[str, float], path: Path, *, less_is_better: bool
+) -> None:
+    """The value of every trial that was judged with the best so far, and how much each option matters (of 1)."""
+    figure = matplotlib.figure.Figure(figsize=(9, 3.2), layout="constrained")
+    history, importance = figure.subplots(1, 2)
+    best = list(itertools.accumulate(values.values(), min if less_is_better else max))
+    history.plot(list(values), list(values.values()), marker="o", linestyle="")
+    history.plot(list(values), best, drawstyle="steps-post")
+    history.set(xlabel="trial", ylabel="value on validation rows")
+    importance.barh(list(importances)[::-1], list(importances.values())[::-1])
+    importance.set(xlabel="importance")
+    _save(figure, path)
+
+
+def plot_comparison(
+    names: Sequence[str], values: Sequence[float], intervals: Sequence[Any], metric: str, path: Path
+) -> None:
+    """A test metric of several models with its 95% intervals ([low, high] or None), in the order given."""
+    figure = matplotlib.figure.Figure(figsize=(6, 0.9 + 0.35 * len(names)), layout="constrained")
+    axes = figure.add_subplot()
+    for place, (value, interval) in enumerate(zip(values, intervals, strict=True)):
+        if interval:
+            axes.hlines(place, *interval, color="C0", alpha=0.5, linewidth=4)
+        axes.plot([value], [place], marker="o", color="C0")
+    axes.set_yticks(range(len(names)), names)
+    axes.invert_yaxis()
+    axes.set(xlabel=f"test {metric}, 95% interval")
+    axes.grid(axis="x", alpha=0.4)
     _save(figure, path)
 
 

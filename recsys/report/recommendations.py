@@ -1,6 +1,6 @@
 """A model's recommendations for a few test users, to be judged by eye. `I`: items, `Q`: queries, `P`: picked items."""
 
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -10,12 +10,18 @@ from torch import Tensor
 from recsys.data.batches import EXCLUDED, Candidates
 from recsys.data.split import TEST, TRAIN
 from recsys.data.store import Store
-from recsys.models.base import Recommender
 
-USERS, ITEMS, CHUNK = 5, 10, 8192
+USERS, ITEMS = 5, 10
 
 
-def recommendations(model: Recommender, store: Store) -> list[dict[str, Any]]:
+class Ranks(Protocol):
+    """What a model must do to be shown: rank the candidates of a query."""
+
+    def score_query(self, candidates: Candidates, query: int) -> tuple[Tensor, Tensor]:
+        """What the candidates are ranked by, and their scores, (I,) each, on the CPU."""
+
+
+def recommendations(model: Ranks, store: Store) -> list[dict[str, Any]]:
     """What `model` recommends to a few test users, from the least active to the most active.
 
     Per user: `events`, its number of training events; `history`, the titles of what it liked before, the latest
@@ -55,24 +61,15 @@ def _history(store: Store, row: int) -> np.ndarray:
     return store.item_E[liked[np.argsort(store.order_E[liked], kind="stable")]][::-1][:ITEMS]
 
 
-def _best(model: Recommender, candidates: Candidates, query: int, titles: pa.Array) -> list[dict[str, Any]]:
-    """The unseen items with the highest logits; of equal ones the first in the catalogue."""
-    logit_I, label_I = _score(model, candidates, query)
-    order_I = logit_I.argsort(descending=True, stable=True)
+def _best(model: Ranks, candidates: Candidates, query: int, titles: pa.Array) -> list[dict[str, Any]]:
+    """The unseen items that are ranked first; of equal ones the first in the catalogue."""
+    place_I = np.arange(candidates.width)
+    user = candidates.store.user_E[candidates.rows_Q[query]]
+    label_I = torch.from_numpy(candidates.labels(user, place_I, place_I))
+    rank_I, score_I = model.score_query(candidates, query)
+    order_I = rank_I.argsort(descending=True, stable=True)
     best_P = order_I[label_I[order_I] != EXCLUDED][:ITEMS]
     title_P = titles.take(pa.array(best_P.numpy())).to_pylist()
-    score_P, liked_P = model.to_score(logit_I[best_P]).tolist(), (label_I[best_P] == 1).tolist()
+    score_P, liked_P = score_I[best_P].tolist(), (label_I[best_P] == 1).tolist()
     rows = zip(title_P, score_P, liked_P, strict=True)
     return [{"title": title, "score": score, "liked": liked} for title, score, liked in rows]
-
-
-def _score(model: Recommender, candidates: Candidates, query: int) -> tuple[Tensor, Tensor]:
-    """The logits and labels of all candidates of a query, (I,), on the CPU."""
-    start, items = query * candidates.width, candidates.width
-    logits, labels = [], []
-    with torch.inference_mode():
-        for first in range(0, items, CHUNK):
-            batch = candidates[np.arange(start + first, start + min(items, first + CHUNK))]
-            logits.append(model(batch.to(model.device)).float().cpu())
-            labels.append(batch.label_B)
-    return torch.cat(logits), torch.cat(labels)

@@ -17,8 +17,7 @@ from recsys.data.split import TEST, TRAIN
 from recsys.data.store import Store
 from recsys.data.tables import SPLITS
 from recsys.files import whole_file
-from recsys.models.base import Recommender
-from recsys.report.recommendations import recommendations
+from recsys.report.recommendations import Ranks, recommendations
 from recsys.report.summaries import summarise
 
 Curves = dict[str, list[tuple[int, float]]]
@@ -40,7 +39,7 @@ def _plain(content: Any) -> Any:
     return content
 
 
-def evaluation_summary(model: Recommender, store: Store, rows: tuple[Tensor, Tensor] | None) -> dict[str, Any]:
+def evaluation_summary(model: Ranks, store: Store, rows: tuple[Tensor, Tensor] | None) -> dict[str, Any]:
     """The content of evaluation.json: the size of the data, summaries of the test rows, recommendations to look at.
 
     Args:

@@ -1,9 +1,13 @@
 """Tables on the terminal."""
 
-from collections.abc import Mapping
+import statistics
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.table import Table
+
+SHOWN = ("rmse", "mae", "auc", "logloss", "ndcg@10", "recall@10")  # of a run's test metrics, where runs are rows
+REPEATS = ("seed", "data.split.fold")  # options whose values are repetitions of one experiment
 
 
 def cleaning_table(cleaning: Mapping[str, Any]) -> Table:
@@ -51,6 +55,27 @@ def seeds_table(title: str, mean: Mapping[str, Mapping[str, float]], std: Mappin
         table.add_column("std", justify="right")
     for name in dict.fromkeys(name for part in ("test", "valid") for name in mean[part]):
         table.add_row(name, *(_number(values[part].get(name)) for part in mean for values in (mean, std)))
+    return table
+
+
+def sweep_table(runs: Sequence[tuple[Sequence[str], Mapping[str, Any]]]) -> Table:
+    """Test metrics by what the command line varied, given each run's overrides and metrics.json.
+
+    Runs that differ only in their seed or fold share a row of means.
+    """
+    common = set.intersection(*(set(overrides) for overrides, _ in runs))
+    groups: dict[str, list[Mapping[str, float]]] = {}
+    for overrides, metrics in runs:
+        own = [o for o in overrides if o not in common and o.partition("=")[0] not in REPEATS]
+        test = metrics.get("test") or (metrics.get("mean") or {}).get("test") or {}
+        groups.setdefault(" ".join(own) or "all", []).append(test)
+    names = dict.fromkeys(n for tests in groups.values() for test in tests for n in test if n.split("[")[0] in SHOWN)
+    table = Table(title="Test metrics", title_justify="left")
+    for name in ("options", "runs", *names):
+        table.add_column(name, justify="left" if name == "options" else "right")
+    for options, tests in groups.items():
+        values = [[test[name] for test in tests if test.get(name) is not None] for name in names]
+        table.add_row(options, str(len(tests)), *(_number(statistics.fmean(v) if v else None) for v in values))
     return table
 
 

@@ -53,7 +53,7 @@ def test_a_store_gives_its_training_events_and_no_others(tiny, tmp_path):
     rated, liked = (Ratings.from_store(store, implicit=implicit) for implicit in (False, True))
     train_E = store.part_E == TRAIN
     assert 0 < train_E.sum() < len(train_E)
-    assert (rated.users, rated.items, rated.scale) == (store.users, store.items, (0.0, 1.0))
+    assert (rated.users, rated.items, rated.scale) == (store.users, store.items, None)
     label = np.full((store.users, store.items), np.nan)
     for user, item in set(zip(store.user_E[train_E], store.item_E[train_E], strict=True)):
         label[user, item] = store.label_E[train_E & (store.user_E == user) & (store.item_E == item)].mean()

@@ -4,16 +4,21 @@ import dataclasses
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 from export.compress import Compression
-from recsys.config import build_data, check, resolve
+from recsys.config import build_classical, build_data, check, is_classical, resolve
 from recsys.data.module import DataModule
 from recsys.data.split import TEST, TRAIN
 from recsys.declare import declare
+from recsys.search import read_space
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 GROUPS = {
     p.name: sorted(f.stem for f in p.glob("*.yaml")) for p in CONFIGS.iterdir() if p.is_dir() and p.name != "hydra"
+}
+TRAINED_WITH = {
+    str(key) for entry in OmegaConf.load(CONFIGS / "train.yaml").defaults if entry != "_self_" for key in entry
 }
 LABEL_OF = {
     "squared_error": ["data.label.kind=rating", "+data.label.range=[0,1]"],
@@ -22,7 +27,7 @@ LABEL_OF = {
 }
 
 
-OF_TRAINING = [(g, n) for g, names in GROUPS.items() for n in names if g not in ("tuned", "compress")]
+OF_TRAINING = [(g, n) for g, names in GROUPS.items() for n in names if g in TRAINED_WITH]
 
 
 @pytest.mark.parametrize(("group", "name"), OF_TRAINING)
@@ -44,7 +49,12 @@ def test_tuned_settings_are_found_by_data_and_model_and_give_way(composed, name)
 @pytest.mark.parametrize("data", GROUPS["data"])
 def test_every_model_builds_on_every_dataset_that_has_what_it_reads(composed, data, name):
     cfg = composed(f"data={data}", f"model={name}")
-    if name == "din" and "history" not in cfg.data:
+    feedback = {"implicit": {"implicit"}, "rating": {"ratings"}}.get(cfg.data.label.kind, {"implicit", "ratings"})
+    if is_classical(cfg) and feedback.isdisjoint(build_classical(cfg).feedback):
+        with pytest.raises(ValueError, match=r"cannot be fitted on (ratings|implicit) feedback; use model="):
+            check(cfg)
+        return
+    if name == "din" and cfg.data.get("history") is None:
         with pytest.raises(ValueError, match=r"the model reads histories; declare `data.history`"):
             check(cfg)
         return
@@ -63,8 +73,22 @@ def test_the_default_compression_is_that_of_the_code(composed):
     assert declare(Compression, resolve(shown), "compress") == Compression()
 
 
+@pytest.mark.parametrize("name", GROUPS["model"])
+def test_every_model_has_a_search_of_options_that_are_there(composed, name):
+    cfg = composed(f"model={name}", name="tune")
+    space = read_space(resolve(cfg)["search"], cfg)
+    own = {option.removeprefix("model.") for option in space if option.startswith("model.")}
+    assert own
+    assert own <= {*cfg.model}
+
+
 def test_every_yaml_says_what_it_is_for():
-    for path in (*CONFIGS.glob("data/**/*.yaml"), *CONFIGS.glob("experiment/*.yaml"), *CONFIGS.glob("*.yaml")):
+    for path in (
+        *CONFIGS.glob("data/**/*.yaml"),
+        *CONFIGS.glob("experiment/*.yaml"),
+        *CONFIGS.glob("search/*.yaml"),
+        *CONFIGS.glob("*.yaml"),
+    ):
         assert path.read_text(encoding="utf-8").startswith("#"), path
 
 

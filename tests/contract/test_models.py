@@ -1,4 +1,4 @@
-"""What every model promises; models are found by globbing configs/model."""
+"""What every deep model promises; models are found by globbing configs/model."""
 
 import dataclasses
 import functools
@@ -25,7 +25,8 @@ from recsys.models.objectives import BPR, Logistic, Objective, SampledSoftmax
 from recsys.schema import CONTEXT, ITEM, FeatureSchema
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
-MODELS = sorted(path.stem for path in (CONFIGS / "model").glob("*.yaml"))
+TARGETS = {path.stem: OmegaConf.load(path)["_target_"] for path in (CONFIGS / "model").glob("*.yaml")}
+MODELS = sorted(name for name, target in TARGETS.items() if issubclass(get_class(target), Recommender))
 VARIANTS = {
     "ncf": [{"branch": "gmf"}, {"branch": "mlp"}, {"dropout": 0.3}, {"hidden": []}],
     "deepfm": [{"batch_norm": True, "dropout": 0.3}, {"hidden": []}],

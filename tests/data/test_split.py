@@ -160,3 +160,21 @@ def test_a_column_without_valid_gives_up_a_share_of_train():
     other = split_events(Split(by="column", valid=0.2, seed=1), events(split=words))
     assert (parts == again).all()
     assert (parts != other).any()
+
+
+def test_a_fold_is_the_test_part_and_validation_is_drawn_from_the_others():
+    fold = np.random.default_rng(0).integers(0, 5, 200)
+    seen = np.zeros(200, dtype=int)
+    for number in range(5):
+        parts = split_events(
+            Split(by="fold", column="fold", fold=number), events(user=np.arange(200), split=list(fold))
+        )
+        assert ((parts == TEST) == (fold == number)).all()
+        assert (parts == VALID).sum() == round(0.1 * (fold != number).sum())
+        seen += parts == TEST
+    assert (seen == 1).all(), "every row is tested once"
+
+
+def test_a_fold_that_is_not_there_is_refused_with_those_that_are():
+    with pytest.raises(ValueError, match=r"column 'k' has no fold 7; it has: 0, 1, 2\."):
+        split_events(Split(by="fold", column="k", fold=7), events(split=[0, 1, 2, "x"]))
