@@ -78,4 +78,5 @@ class LocalActivationUnit(nn.Module):
 
 def _flat(linear: nn.Module, x: Tensor) -> Tensor:
     """A layer on all but the last dimension in one, so that ONNX Runtime adds the bias within the product."""
-    return linear(x.view(-1, x.shape[-1])).view(*x.shape[:-1], -1)
+    flat = linear(x.view(-1, x.shape[-1]))
+    return flat.view(*x.shape[:-1], flat.shape[-1])
