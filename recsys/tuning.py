@@ -147,7 +147,7 @@ def _judge(cfg: DictConfig, data: DataModule, trial: optuna.Trial, monitor: str)
 
 
 def _tell(study: optuna.Study, trial: FrozenTrial) -> None:
-    value = "given up" if trial.value is None else f"{trial.value:.4f}"
+    value = f"{trial.value:.4f}" if trial.state == TrialState.COMPLETE else "given up"
     best = [t.value for t in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))]
     shown = f"{study.best_value:.4f}" if best else "none"
     settings = (f"{name}={v:.4g}" if isinstance(v, float) else f"{name}={v}" for name, v in trial.params.items())

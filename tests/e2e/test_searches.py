@@ -91,11 +91,14 @@ def test_a_multirun_goes_on_after_a_run_that_is_refused(run, bookshop):
 def test_a_search_goes_on_and_its_experiment_trains(run, call, bookshop):
     folder = bookshop / "outputs" / "bookshop" / "svd" / "tune"
     assert run("tune.py", "model=svd", "trials=2", "search.model.embedding_dim.high=7").returncode == 0
+    storage = f"sqlite:///{folder}/study.db"
+    optuna.load_study(study_name="tune", storage=storage).ask()  # as of a process that was killed
     done = run("tune.py", "model=svd", "trials=4", "search.model.embedding_dim.high=7")
     assert done.returncode == 0, done.stderr
     assert "goes on after 2 trials" in done.stderr + done.stdout
-    study = optuna.load_study(study_name="tune", storage=f"sqlite:///{folder}/study.db")
-    assert len(study.trials) == 4
+    study = optuna.load_study(study_name="tune", storage=storage)
+    assert [trial.state.name for trial in study.trials].count("COMPLETE") == 4
+    assert [trial.state.name for trial in study.trials].count("FAIL") == len(study.trials) - 4 == 1
     first = study.trials[0].params
     assert (first["model.reg"], first["model.epochs"]) == (3.0, 8), "the first trial tries the settings as they are"
     assert (folder / "plots" / "study.png").stat().st_size > 0

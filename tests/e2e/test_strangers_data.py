@@ -153,7 +153,12 @@ def test_help_helps():
         [sys.executable, ROOT / "scripts" / "train.py", "--help"], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0
-    for text in ("group=choice", "model: deepfm, din, mf, ncf", "max_epochs", "-m model="):
+    for text in (
+        "group=choice",
+        "model: deepfm, din, ease, full_nmf, ials, item_knn, mf, ncf",
+        "max_epochs",
+        "-m model=",
+    ):
         assert text in done.stdout
 
 
