@@ -231,7 +231,7 @@ def check(rows: dict[str, list]) -> None:
     np.testing.assert_array_equal(packed(words[:, :LENGTH], 2, 2), right["history.words"])
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(raw_rows())
 def test_raw_values_reach_the_rows_that_training_gives_them(rows):
     check(rows)

@@ -7,6 +7,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from export.artifact import check_parity
 from export.rows import RawRows
@@ -16,7 +17,8 @@ from recsys.data.module import DataModule, DataSpec
 from recsys.data.split import TEST
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
-MODELS = sorted(path.stem for path in (CONFIGS / "model").glob("*.yaml"))
+TARGETS = {path.stem: OmegaConf.load(path)["_target_"] for path in (CONFIGS / "model").glob("*.yaml")}
+MODELS = sorted(name for name, target in TARGETS.items() if target.startswith("recsys.models."))
 CASES = [(name, {}) for name in MODELS] + [("ncf", {"branch": "gmf"}), ("deepfm", {"hidden": ()})]
 CASES += [(name, {"label": "rating"}) for name in ("mf", "deepfm")]  # which end in a clip in place of a sigmoid
 
