@@ -25,7 +25,8 @@ from export.quantize import dense_nodes, float_where_better, quantize_dense
 from export.rows import RawRows, plain
 from export.tables import Int8Table
 from export.verify import LABEL, measure
-from recsys.data.batches import EXCLUDED, make_batch
+from recsys.data.batches import make_batch
+from recsys.data.candidates import EXCLUDED
 from recsys.data.encoders import Encoders
 from recsys.data.module import DataModule
 from recsys.data.split import TEST

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from export.rows import RawRows
-from recsys.data.batches import EXCLUDED, FewCandidates
+from recsys.data.candidates import EXCLUDED, FewCandidates
 from recsys.metrics import auc, auc_loss, logloss, mae, mean_intervals, ndcg_at_k, ranked_hits, rmse, rmse_loss
 
 CANDIDATES = 99

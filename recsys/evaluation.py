@@ -10,7 +10,8 @@ import torch
 import torch.distributed
 from torch import Tensor
 
-from recsys.data.batches import Batch, Candidates, Rows
+from recsys.data.batches import Batch, Rows
+from recsys.data.candidates import Candidates
 from recsys.data.module import DataModule
 from recsys.declare import nearest
 from recsys.metrics import LESS_IS_BETTER, auc, best_threshold, logloss

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recsys.data.batches import EXCLUDED, Candidates
+from recsys.data.candidates import EXCLUDED, Candidates
 from recsys.data.split import TRAIN
 from recsys.data.store import Store
 from recsys.metrics import (

@@ -10,7 +10,8 @@ from torch import Tensor, from_numpy
 
 from recsys.classical.base import blocks
 from recsys.classical.fitted import Fitted
-from recsys.data.batches import Candidates, Rows
+from recsys.data.batches import Rows
+from recsys.data.candidates import Candidates
 from recsys.data.module import DataModule
 from recsys.data.split import TEST, VALID
 from recsys.evaluation import part_metrics

@@ -36,7 +36,7 @@ from export.measure import BATCHES, measure
 from export.rows import RawRows
 from recsys.cli import CONFIGS, quiet_libraries
 from recsys.config import build_data, build_model
-from recsys.data.batches import Candidates
+from recsys.data.candidates import Candidates
 from recsys.data.module import DataModule
 from recsys.data.split import TEST
 from recsys.data.store import write_store

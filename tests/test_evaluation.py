@@ -9,7 +9,8 @@ import pytorch_lightning as pl
 import torch
 from sklearn.metrics import log_loss, ndcg_score, roc_auc_score
 
-from recsys.data.batches import EXCLUDED, Batch, Candidates, Rows
+from recsys.data.batches import Batch, Rows
+from recsys.data.candidates import EXCLUDED, Candidates
 from recsys.data.module import DataModule, DataSpec
 from recsys.data.split import TEST, VALID
 from recsys.evaluation import Evaluation, best_possible, evaluate, monitor_of

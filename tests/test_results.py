@@ -9,7 +9,8 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-from recsys.data.batches import EXCLUDED, Candidates, FewCandidates, Rows
+from recsys.data.batches import Rows
+from recsys.data.candidates import EXCLUDED, Candidates, FewCandidates
 from recsys.data.module import DataModule, DataSpec
 from recsys.data.split import TEST, TRAIN
 from recsys.data.store import Store

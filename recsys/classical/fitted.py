@@ -14,7 +14,8 @@ from torch import Tensor
 
 from recsys.classical.base import Classical
 from recsys.classical.ratings import Ratings
-from recsys.data.batches import Candidates, Rows
+from recsys.data.batches import Rows
+from recsys.data.candidates import Candidates
 from recsys.data.split import TRAIN, VALID
 from recsys.data.store import Store
 from recsys.schema import FeatureSchema, Label

@@ -18,7 +18,8 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, Sampler
 
-from recsys.data.batches import Batch, Batches, Candidates, FewCandidates, InOrder, Rows, Shuffled, TrainRows
+from recsys.data.batches import Batch, Batches, InOrder, Rows, Shuffled, TrainRows
+from recsys.data.candidates import Candidates, FewCandidates
 from recsys.data.events import load_events
 from recsys.data.leaks import RULES, check_leaks
 from recsys.data.split import TEST, VALID, Split, split_events

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from recsys.data.batches import Batch, Candidates
+from recsys.data.batches import Batch
+from recsys.data.candidates import Candidates
 from recsys.data.request import join
 from recsys.declare import nearest
 from recsys.layers.embedding import Table

@@ -7,7 +7,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from recsys.data.batches import EXCLUDED, Candidates
+from recsys.data.candidates import EXCLUDED, Candidates
 from recsys.data.split import TEST, TRAIN
 from recsys.data.store import Store
 

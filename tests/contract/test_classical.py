@@ -15,7 +15,8 @@ from sklearn.metrics import roc_auc_score
 from recsys.classical.base import Classical
 from recsys.classical.fitted import Fitted
 from recsys.config import build_classical, checkpoint_config, reopen, resolve
-from recsys.data.batches import Candidates, Rows
+from recsys.data.batches import Rows
+from recsys.data.candidates import Candidates
 from recsys.data.split import TEST, TRAIN, VALID
 from recsys.metrics import ndcg_at_k, ranked_hits
 from recsys.models.base import load_model

@@ -15,7 +15,8 @@ from hydra.utils import get_class, instantiate
 from omegaconf import OmegaConf
 
 from export.core import Inputs, example_batch, request_core, row_core
-from recsys.data.batches import EXCLUDED, Batch, Candidates
+from recsys.data.batches import Batch
+from recsys.data.candidates import EXCLUDED, Candidates
 from recsys.data.module import DataModule, DataSpec
 from recsys.data.request import join, split
 from recsys.data.split import TEST

@@ -9,16 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recsys.data.batches import (
-    EXCLUDED,
-    Candidates,
-    FewCandidates,
-    InOrder,
-    Rows,
-    Shuffled,
-    TrainRows,
-    make_batch,
-)
+from recsys.data.batches import InOrder, Rows, Shuffled, TrainRows, make_batch
+from recsys.data.candidates import EXCLUDED, Candidates, FewCandidates
 from recsys.data.module import DataModule, DataSpec
 from recsys.data.split import TEST, TRAIN, VALID
 from recsys.data.store import Store

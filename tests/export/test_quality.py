@@ -11,7 +11,7 @@ from sklearn.metrics import log_loss, mean_absolute_error, roc_auc_score, root_m
 from export.artifact import model_scores
 from export.quality import Judge
 from export.rows import RawRows
-from recsys.data.batches import EXCLUDED
+from recsys.data.candidates import EXCLUDED
 from recsys.data.split import TEST, VALID
 
 ALL = 10**6
