@@ -1,8 +1,13 @@
 """Small ratings for the classical models."""
 
+from collections.abc import Callable
+from pathlib import Path
+
 import numpy as np
+import pandas as pd
 import pytest
 
+from recsys.classical.base import Classical
 from recsys.classical.ratings import Ratings
 
 # user, item, rating: 7 users, 5 items
@@ -26,3 +31,21 @@ def checkerboard() -> Ratings:
     pairs = [(u, i) for u in range(24) for i in range(16) if u % 2 == i % 2 and (u // 2) % 8 != i // 2]
     user_E, item_E = (np.array(column) for column in zip(*pairs, strict=True))
     return Ratings.from_events(user_E, item_E, users=24, items=16)
+
+
+@pytest.fixture
+def folds_rmse() -> Callable[[Path, Classical], float]:
+    """The mean RMSE of a model over the five fixed folds of MovieLens-100k in a folder of datasets."""
+
+    def rmse(folder: Path, model: Classical) -> float:
+        frame = pd.read_parquet(folder / "ml-100k" / "folds.parquet")
+        user, item, rating, fold = (frame[name].to_numpy() for name in ("user", "item", "rating", "fold"))
+        errors = []
+        for n in range(5):
+            train, test = fold != n, fold == n
+            ratings = Ratings.from_events(user[train], item[train], rating[train], users=944, items=1683, scale=(1, 5))
+            score = model.fit(ratings).score(user[test], item[test])
+            errors.append(np.sqrt(np.mean((score - rating[test]) ** 2)))
+        return float(np.mean(errors))
+
+    return rmse

@@ -1,5 +1,4 @@
 import numpy as np
-import pandas as pd
 import pytest
 
 from recsys.classical.biases import fit_biases
@@ -111,18 +110,6 @@ def test_ials_solves_items_exactly_in_its_last_half_sweep(checkerboard):
     np.testing.assert_allclose(error @ user + reg[:, None] * item, 0, atol=1e-9)
 
 
-def movielens_rmse(folder, model):
-    frame = pd.read_parquet(folder / "ml-100k" / "folds.parquet")
-    user, item, rating, fold = (frame[name].to_numpy() for name in ("user", "item", "rating", "fold"))
-    errors = []
-    for n in range(5):
-        train, test = fold != n, fold == n
-        ratings = Ratings.from_events(user[train], item[train], rating[train], users=944, items=1683, scale=(1, 5))
-        score = model.fit(ratings).score(user[test], item[test])
-        errors.append(np.sqrt(np.mean((score - rating[test]) ** 2)))
-    return np.mean(errors)
-
-
 @pytest.mark.parametrize(("model", "at_most"), [(SVD(), 0.936), (NMF(), 0.963), (TruncatedSVD(), 0.936)])
-def test_movielens_ratings_are_predicted_as_well_as_by_surprise(real_data, model, at_most):
-    assert movielens_rmse(real_data, model) <= at_most
+def test_movielens_ratings_are_predicted_as_well_as_by_surprise(real_data, folds_rmse, model, at_most):
+    assert folds_rmse(real_data, model) <= at_most
