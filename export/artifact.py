@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,6 +18,7 @@ import torch
 
 from export.bundle import write_bundle
 from export.catalogue import Catalogue
+from export.classical import classical_graphs
 from export.core import request_core, row_core, user_core
 from export.graph import open_graph, ranker_graph, recommender_graph, retriever_graph, save_graph
 from export.multiply_out import multiply_out
@@ -25,6 +27,7 @@ from export.quantize import dense_nodes, float_where_better, quantize_dense
 from export.rows import RawRows, plain
 from export.tables import Int8Table
 from export.verify import LABEL, measure
+from recsys.classical.fitted import Fitted
 from recsys.data.batches import make_batch
 from recsys.data.candidates import EXCLUDED
 from recsys.data.encoders import Encoders
@@ -32,6 +35,7 @@ from recsys.data.module import DataModule
 from recsys.data.split import TEST
 from recsys.files import whole_file
 from recsys.models.base import Recommender
+from recsys.run_files import Trained
 
 FLOAT = "float32"
 TOLERANCE = 1e-5
@@ -42,9 +46,12 @@ LABELLED_ROWS, SAMPLE_ROWS, SAMPLE_CANDIDATES = 10_000, 3, 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Served:
-    """A model as it is to be served, under a variant's `name`: by its `encoders`, with float or INT8 dense layers."""
+    """A model as it is to be served, under a variant's `name`: by its `encoders`, with float or INT8 dense layers.
 
-    model: Recommender
+    A classical model has no encoders of its own, no variants and no layers.
+    """
+
+    model: Trained
     encoders: Encoders
     name: str = FLOAT
     int8_layers: bool = False
@@ -52,20 +59,29 @@ class Served:
 
 def write_graphs(served: Served, raw: RawRows, folder: Path) -> dict[str, Path]:
     """Write the graphs of all forms that the model has to `folder`, with the shop's items as their catalogue."""
-    model, encoders = served.model, served.encoders
-    catalogue = Catalogue.build(model.schema, encoders, raw.events.items)
-    graphs = {
-        "recommender": recommender_graph(row_core(model), model, encoders),
-        "ranker": ranker_graph(request_core(model), model, encoders, catalogue),
-    }
-    if model.separable:
-        graphs["retriever"] = retriever_graph(user_core(model), model, encoders, catalogue)
+    model = served.model
+    catalogue = Catalogue.build(model.schema, served.encoders, raw.events.items)
+    if isinstance(model, Fitted):
+        graphs = classical_graphs(model, raw.events, catalogue)
+    else:
+        graphs = deep_graphs(model, served.encoders, catalogue)
     paths = {name: folder / f"{name}.onnx" for name in graphs}
     for name, graph in graphs.items():
         save_graph(graph, paths[name], model)
         if served.int8_layers:
             quantize_layers(paths[name], raw)
     return paths
+
+
+def deep_graphs(model: Recommender, encoders: Encoders, catalogue: Catalogue) -> dict[str, onnx.ModelProto]:
+    """The row and the request form, and for a separable model the retrieval form."""
+    graphs = {
+        "recommender": recommender_graph(row_core(model), model, encoders),
+        "ranker": ranker_graph(request_core(model), model, encoders, catalogue),
+    }
+    if model.separable:
+        graphs["retriever"] = retriever_graph(user_core(model), model, encoders, catalogue)
+    return graphs
 
 
 def quantize_layers(path: Path, raw: RawRows) -> bool:
@@ -81,7 +97,7 @@ def quantize_layers(path: Path, raw: RawRows) -> bool:
     return True
 
 
-def check_parity(model: Recommender, raw: RawRows, graphs: Mapping[str, Path]) -> float:
+def check_parity(model: Trained, raw: RawRows, graphs: Mapping[str, Path]) -> float:
     """The greatest difference between the model's scores and its graphs' on raw test rows, requests and retrievals.
 
     Raises ValueError when it is more than 1e-5.
@@ -93,7 +109,7 @@ def check_parity(model: Recommender, raw: RawRows, graphs: Mapping[str, Path]) -
     return worst
 
 
-def _row_difference(model: Recommender, raw: RawRows, path: Path) -> float:
+def _row_difference(model: Trained, raw: RawRows, path: Path) -> float:
     row_B = np.flatnonzero(raw.store.part_E == TEST)[:CHECKED_ROWS]
     session = open_graph(path)
     return _difference(model, raw, row_B, raw.store.item_E[row_B], session.run(["score"], raw.feed(session, row_B))[0])
@@ -104,7 +120,7 @@ def _some_test_rows(raw: RawRows, count: int) -> np.ndarray:
     return row_B[:: max(1, len(row_B) // count)][:count]
 
 
-def _request_difference(model: Recommender, raw: RawRows, path: Path) -> float:
+def _request_difference(model: Trained, raw: RawRows, path: Path) -> float:
     rng, session, worst = np.random.default_rng(0), open_graph(path), 0.0
     for row in _some_test_rows(raw, CHECKED_REQUESTS):
         item_N = rng.integers(0, raw.store.items, CANDIDATES)
@@ -113,22 +129,27 @@ def _request_difference(model: Recommender, raw: RawRows, path: Path) -> float:
     return worst
 
 
-def _retrieval_difference(model: Recommender, raw: RawRows, path: Path) -> float:
+def _retrieval_difference(model: Trained, raw: RawRows, path: Path) -> float:
     session, worst, item_I = open_graph(path), 0.0, np.arange(raw.store.items)
     for row in _some_test_rows(raw, CHECKED_RETRIEVALS):
         _, score_K = session.run(None, raw.request(session, row, item_I[:0], 10))
-        best_K = np.sort(model_scores(model, raw, np.repeat(row, len(item_I)), item_I))[::-1][: len(score_K)]
+        score_I = model_scores(model, raw, np.repeat(row, len(item_I)), item_I)
+        rank_I = model.model.score_items(raw.store.user_E[[row]])[0] if isinstance(model, Fitted) else score_I
+        best_K = score_I[np.argsort(-rank_I, kind="stable")][: len(score_K)]
         worst = max(worst, float(np.abs(best_K - score_K).max()))
     return worst
 
 
-def _difference(model: Recommender, raw: RawRows, row_B: np.ndarray, item_B: np.ndarray, score_B: np.ndarray) -> float:
+def _difference(model: Trained, raw: RawRows, row_B: np.ndarray, item_B: np.ndarray, score_B: np.ndarray) -> float:
     return float(np.abs(model_scores(model, raw, row_B, item_B) - score_B).max())
 
 
-def model_scores(model: Recommender, raw: RawRows, row_B: np.ndarray, item_B: np.ndarray) -> np.ndarray:
+def model_scores(model: Trained, raw: RawRows, row_B: np.ndarray, item_B: np.ndarray) -> np.ndarray:
     """The model's own scores (B,) of events with these items."""
-    batch = make_batch(raw.store, raw.store.user_E[row_B], item_B, row_B, np.zeros(len(row_B)))
+    user_B = raw.store.user_E[row_B]
+    if isinstance(model, Fitted):
+        return model.to_score(torch.from_numpy(model.model.score(user_B, item_B)).float()).numpy()
+    batch = make_batch(raw.store, user_B, item_B, row_B, np.zeros(len(row_B)))
     with torch.no_grad():
         return model.score(batch).numpy()
 
@@ -152,9 +173,10 @@ def write_artifact(
         comparable = not served.int8_layers and served.encoders is raw.store.encoders
         parity = check_parity(_as_exported(served.model), raw, graphs) if comparable else None
         sessions = {name: open_graph(path) for name, path in graphs.items()}
-        rows, quality = labelled_rows(raw, sessions["recommender"])
+        probable = served.model.probable
+        rows, quality = labelled_rows(raw, sessions["recommender"], probable=probable)
         content = {
-            "model": type(served.model).__name__,
+            "model": served.model.name if isinstance(served.model, Fitted) else type(served.model).__name__,
             "variant": served.name,
             "schema": served.model.schema.to_dict(),
             "vocabularies": served.encoders.sizes(),
@@ -162,6 +184,7 @@ def write_artifact(
             "tolerance": INT8_TOLERANCE if served.int8_layers else TOLERANCE,
             "parity": parity,
             "quality": quality,
+            "probabilities": probable,
             **manifest,
         }
         write_bundle(folder, graphs, manifest=content, sample=sample_requests(raw, sessions), key=key)
@@ -171,9 +194,10 @@ def write_artifact(
     return content
 
 
-def _as_exported(model: Recommender) -> Recommender:
+def _as_exported(model: Trained) -> Trained:
     """The model itself; with INT8 tables multiplied out as its graphs are, for products round to other numbers."""
-    return multiply_out(model) if any(isinstance(m, Int8Table) for m in model.modules()) else model
+    small = isinstance(model, Recommender) and any(isinstance(m, Int8Table) for m in model.modules())
+    return multiply_out(model) if isinstance(model, Recommender) and small else model
 
 
 def facts_of_run(data: DataModule, folder: Path) -> dict[str, Any]:
@@ -194,8 +218,13 @@ def summary(folder: Path, content: Mapping[str, Any]) -> str:
     return f"bundle: {folder} and {folder.name}.tar.gz ({content['variant']}, {size:.1f} MiB{close})"
 
 
-def labelled_rows(raw: RawRows, session: onnxruntime.InferenceSession) -> tuple[pa.Table, dict[str, float]]:
-    """Up to 10,000 raw test rows with their labels as `scripts/verify.py` takes them, and how well they are scored."""
+def labelled_rows(
+    raw: RawRows, session: onnxruntime.InferenceSession, *, probable: bool
+) -> tuple[pa.Table, dict[str, float]]:
+    """Up to 10,000 raw test rows with their labels as `scripts/verify.py` takes them, and how well they are scored.
+
+    `probable` says whether the scores are probabilities.
+    """
     judge = Judge(raw, TEST, LABELLED_ROWS)
     feed = raw.feed(session, judge.row_B, judge.item_B)
     columns = {name: pa.array(values, arrow_type(feed[name])) for name, values in plain(feed).items()}
@@ -204,7 +233,7 @@ def labelled_rows(raw: RawRows, session: onnxruntime.InferenceSession) -> tuple[
     score_B, label_B = (values.numpy()[known] for values in (judge.scores(session), judge.label))
     return table.filter(pa.array(known)), {
         "rows": len(score_B),
-        **measure(raw.store.schema.label, score_B, label_B.astype("float64")),
+        **measure(raw.store.schema.label, score_B, label_B.astype("float64"), probable=probable),
     }
 
 

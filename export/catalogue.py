@@ -19,6 +19,11 @@ from recsys.schema import FeatureSchema
 UNKNOWN, MISSING = 0, -1  # places of keys that the catalogue does not hold, and of missing ones
 
 
+def raw_keys(keys: pd.Series) -> np.ndarray:
+    """A cleaned key column as graphs compare it, int64 or texts."""
+    return keys.to_numpy(np.int64 if isinstance(keys.dtype, pd.Int64Dtype) else np.str_)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Catalogue:
     """The keys (I,) of all items, int64 or texts, and their encoded columns behind a first row, an unknown item's."""
@@ -34,11 +39,7 @@ class Catalogue:
         for column in (c for c in schema.columns if c.role == "item"):
             if column.fill is not None:
                 frame[column.name] = fill_missing(frame[column.name], column.fill)
-        integers = isinstance(keys.dtype, pd.Int64Dtype)
-        return Catalogue(
-            keys=keys.to_numpy(np.int64) if integers else keys.to_numpy(np.str_),
-            side=encode_side(schema, encoders, frame, "item"),
-        )
+        return Catalogue(keys=raw_keys(keys), side=encode_side(schema, encoders, frame, "item"))
 
     def places(self, keys: Var) -> Var:
         """Where raw keys stand, int64, of their shape: 1 + position, `UNKNOWN` or `MISSING`."""

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnxruntime
+import spox
 import spox.opset.ai.onnx.v20 as op
 import torch
 from spox import Var
@@ -21,6 +22,7 @@ from export.builder import OPSET, GraphBuilder
 from export.catalogue import UNKNOWN, Catalogue
 from export.columns import RawColumns
 from export.core import LARGE
+from recsys.classical.fitted import Fitted
 from recsys.data.encoders import Encoders
 from recsys.models.base import Recommender
 from recsys.schema import CONTEXT, PADDING, FeatureSchema, history_name
@@ -56,9 +58,14 @@ def ranker_graph(
     items |= {name: catalogue.tags(graph, name, place_N) for name in catalogue.side.tags}
     feeds = {f"context/{n}": v for n, v in columns.items()} | {f"item/{n}": v for n, v in items.items()}
     score_N = graph.inline(core, feeds)["score"]
-    count = op.min([graph.input("k", np.int64, (1,)), op.shape(score_N)])
-    _, top_K = op.top_k(score_N, op.max([count, op.const([0])]))
-    return graph.build({"score": score_N, "top": top_K})
+    return graph.build({"score": score_N, "top": best(graph, score_N)})
+
+
+def best(graph: GraphBuilder, value_N: Var) -> Var:
+    """The places of the `k` greatest values, greatest first, the first of equal ones first."""
+    count = op.min([graph.input("k", np.int64, (1,)), op.shape(value_N)])
+    _, top_K = op.top_k(value_N, op.max([count, op.const([0])]))
+    return top_K
 
 
 def _cut(values: Var, length: Var) -> tuple[Var, Var]:
@@ -96,17 +103,24 @@ def retriever_graph(
     user_1K = graph.inline(core, {f"context/{name}": var for name, var in columns.items()})["vector"]
     items_KI = graph.weight("catalogue/vectors", item_vectors(model, catalogue).T.copy())
     logit_I = op.reshape(op.matmul(user_1K, items_KI), op.const([-1]))
+    top_items, top_logit, _ = best_unseen(graph, catalogue, logit_I)
+    return graph.build({"top_items": top_items, "top_scores": _to_score(model.schema, top_logit)})
+
+
+def best_unseen(graph: GraphBuilder, catalogue: Catalogue, value_I: Var) -> tuple[Var, Var, Var]:
+    """The `k` items with the greatest values that are not among the `seen_items`: their keys, values and places.
+
+    `value_I`, float32, holds one of every item of the catalogue, in its order.
+    """
     seen_S = catalogue.places(graph.input("seen_items", catalogue.keys.dtype.type, ("seen",)))
     place_S = op.max([seen_S, op.const(UNKNOWN)])
     never = op.const(np.array([-np.inf], dtype="float32"))
-    masked = op.scatter_elements(op.concat([never, logit_I], axis=0), place_S, op.expand(never, op.shape(place_S)))
+    masked = op.scatter_elements(op.concat([never, value_I], axis=0), place_S, op.expand(never, op.shape(place_S)))
     unseen = op.cast(op.greater(masked, op.const(np.float32(-np.inf))), to=np.int64)
     count = op.min([graph.input("k", np.int64, (1,)), op.reduce_sum(unseen, op.const([0]))])
-    top_logit, top_place = op.top_k(masked, op.max([count, op.const([0])]))
+    top_value, top_place = op.top_k(masked, op.max([count, op.const([0])]))
     keys = np.concatenate([catalogue.keys[:1], catalogue.keys])  # the first stands for no item and never comes out
-    return graph.build(
-        {"top_items": op.gather(op.const(keys), top_place), "top_scores": _to_score(model.schema, top_logit)}
-    )
+    return op.gather(op.const(keys), top_place), top_value, top_place
 
 
 def _to_score(schema: FeatureSchema, logit: Var) -> Var:
@@ -128,14 +142,14 @@ def item_vectors(model: Recommender, catalogue: Catalogue, *, block: int = 65536
     return np.concatenate(blocks)
 
 
-def save_graph(graph: onnx.ModelProto, path: Path, model: Recommender) -> None:
+def save_graph(graph: onnx.ModelProto, path: Path, model: Recommender | Fitted) -> None:
     """Write a graph with its origin in the metadata; weights of over 1.5 GB go to `<name>.data` beside it."""
     origin = {
         "opset": str(OPSET),
-        "exporter": EXPORTER,
+        "exporter": f"spox {spox.__version__}" if isinstance(model, Fitted) else EXPORTER,
         "torch": torch.__version__,
         "recsys": importlib.metadata.version("recsys"),
-        "model": type(model).__name__,
+        "model": model.name if isinstance(model, Fitted) else type(model).__name__,
     }
     onnx.helper.set_model_props(graph, origin)
     size = sum(len(tensor.raw_data) for tensor in graph.graph.initializer)

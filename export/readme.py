@@ -28,7 +28,10 @@ def render_readme(manifest: Mapping[str, Any], sample: Mapping[str, Any], *, enc
     environment.filters["cell"] = lambda value: str(value).replace("|", "\\|").replace("\n", " ")
     return environment.get_template("bundle.md.j2").render(
         manifest=manifest,
-        graphs={name: _tables(graph, schema) for name, graph in manifest["graphs"].items()},
+        graphs={
+            name: _tables(graph, schema, probable=manifest.get("probabilities", True))
+            for name, graph in manifest["graphs"].items()
+        },
         metrics=_flat(manifest.get("metrics", {})),
         variants=manifest.get("variants") or [],
         example=_example(manifest["graphs"]["recommender.onnx"], None if encrypted else sample),
@@ -39,7 +42,7 @@ def render_readme(manifest: Mapping[str, Any], sample: Mapping[str, Any], *, enc
     )
 
 
-def _tables(graph: Mapping[str, Any], schema: FeatureSchema) -> dict[str, Any]:
+def _tables(graph: Mapping[str, Any], schema: FeatureSchema, *, probable: bool) -> dict[str, Any]:
     """A graph's description with, for every input and output, what it means and how a missing value is written."""
     inputs = [
         {**value, "missing": MISSING.get(value["type"], ""), "meaning": meaning(value["name"], schema)}
@@ -48,13 +51,14 @@ def _tables(graph: Mapping[str, Any], schema: FeatureSchema) -> dict[str, Any]:
     for value in inputs:
         if value["name"] == "k":
             value["missing"] = ""
-    outputs = [{**value, "meaning": meaning(value["name"], schema)} for value in graph["outputs"]]
+    outputs = [{**v, "meaning": meaning(v["name"], schema, probable=probable)} for v in graph["outputs"]]
     return {**graph, "inputs": inputs, "outputs": outputs}
 
 
-def meaning(name: str, schema: FeatureSchema) -> str:
+def meaning(name: str, schema: FeatureSchema, *, probable: bool = True) -> str:
     """What an input or output of a graph stands for, in words."""
-    score = "predicted rating" if schema.label.kind == "rating" else "chance of a positive, between 0 and 1"
+    score = "chance of a positive, between 0 and 1" if probable else "how well they fit: more is better"
+    score = "predicted rating" if schema.label.kind == "rating" else score
     fixed = {
         "candidates": f"keys of the items to rank (values of `{schema.item}`)",
         "seen_items": f"keys of items that must not come back (values of `{schema.item}`)",
@@ -71,7 +75,7 @@ def meaning(name: str, schema: FeatureSchema) -> str:
     if schema.time and name == schema.time.column:
         return _moment(schema)
     if name not in {column.name for column in schema.columns}:
-        return "" if name != schema.item else "the item's key"
+        return {schema.item: "the item's key", schema.user: "the user's key"}.get(name, "")
     column = schema.column(name)
     kind = {"category": "one value", "number": "a number", "tags": f"several values, the first {column.length} count"}
     return f"of the {column.role}: {kind[column.kind]}"

@@ -63,7 +63,8 @@ def check_quality(bundle: Bundle, table: pd.DataFrame) -> list[Check]:
         ValueError: a column is missing, a label cannot be read, or the scores are not numbers.
     """
     schema = FeatureSchema.parse(bundle.manifest["schema"])
-    measured = measure(schema.label, score_table(bundle, table), read_label(schema.label, table))
+    scores, labels = score_table(bundle, table), read_label(schema.label, table)
+    measured = measure(schema.label, scores, labels, probable=bundle.manifest.get("probabilities", True))
     recorded = bundle.manifest.get("quality") or {}
     tolerance = recorded.get("tolerance", QUALITY_TOLERANCE)
     return [_compare(name, value, len(table), recorded, tolerance) for name, value in measured.items()]
@@ -106,9 +107,9 @@ def read_label(label: Label, table: pd.DataFrame) -> np.ndarray:
     return (value_B >= label.positive_from).astype("float64") if raw else value_B
 
 
-def measure(label: Label, score_B: np.ndarray, label_B: np.ndarray) -> dict[str, float]:
-    """RMSE and MAE of ratings, else AUC and logloss."""
+def measure(label: Label, score_B: np.ndarray, label_B: np.ndarray, *, probable: bool = True) -> dict[str, float]:
+    """RMSE and MAE of ratings, else AUC and, for scores that are probabilities, logloss."""
     scores, labels = torch.from_numpy(score_B), torch.from_numpy(label_B)
     if label.kind == "rating":
         return {"rmse": rmse(scores, labels), "mae": mae(scores, labels)}
-    return {"auc": auc(scores, labels), "logloss": logloss(scores, labels)}
+    return {"auc": auc(scores, labels)} | ({"logloss": logloss(scores, labels)} if probable else {})

@@ -101,14 +101,14 @@ def _look_up_dense(values_CB: Var, known: Sequence[np.ndarray], unseen: Sequence
         for k, start, nothing in zip(known, starts, unseen, strict=True):
             table[start + k - k.min()] = nothing + 1 + np.arange(len(k))
         place_CB = op.where(inside_CB, op.add(values_CB, op.const((starts - low)[:, None])), op.const(0))
-        number_CB = op.cast(_elements(op.const(table.astype("int32")), place_CB), to=np.int64)
+        number_CB = op.cast(elements(op.const(table.astype("int32")), place_CB), to=np.int64)
     outside_CB = op.const(unseen_C1)
     if (missing_C1 != unseen_C1).any():
         outside_CB = op.where(op.equal(values_CB, op.const(MISSING_INT)), op.const(missing_C1), outside_CB)
     return op.where(inside_CB, number_CB, outside_CB)
 
 
-def _elements(table: Var, places: Var) -> Var:
+def elements(table: Var, places: Var) -> Var:
     """A vector's elements at places of any shape; for single numbers GatherElements is far quicker than Gather."""
     found = op.gather_elements(table, op.reshape(places, op.const([-1])))
     return op.reshape(found, op.shape(places), allowzero=1)

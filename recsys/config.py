@@ -274,13 +274,3 @@ def reopen(checkpoint: str | Path, cfg: DictConfig) -> tuple[DataModule, Recomme
             f"{checkpoint} was fitted on other rows than {data.spec.name!r} holds; train again, or restore the tables."
         )
     return data, model
-
-
-def reopen_deep(checkpoint: str | Path, cfg: DictConfig) -> tuple[DataModule, Recommender]:
-    """As `reopen`, for what only deep models have. Raises ValueError for a classical one."""
-    data, model = reopen(checkpoint, cfg)
-    if isinstance(model, Fitted):
-        raise ValueError(
-            f"{checkpoint} holds {type(model.model).__name__}, of which there is no bundle; train a deep model."
-        )
-    return data, model

@@ -39,7 +39,7 @@ def fit_run(cfg: DictConfig, folder: Path, finish: Finish) -> float:
         again = time.perf_counter()
         fitted = fitted.refitted(data.store)
         seconds = time.perf_counter() - again
-    name = type(fitted.model).__name__
+    name = fitted.name
     console.print(f"model   {name}: {fitted.numbers:,} numbers learned in {seconds:.1f} s{tuned_note()}")
     save(folder / "checkpoints" / "best.ckpt", fitted, cfg, data)
     test = judge(fitted, data, TEST, cut_offs(list(cfg.evaluation.k)), fitted.threshold)

@@ -17,8 +17,9 @@ from export.quantize import cpu_features
 from export.report import loss_on_test, report_variants
 from export.rows import RawRows
 from export.runtime import KEY_VARIABLE, read_key
+from recsys.classical.fitted import Fitted
 from recsys.cli import Refused, launch
-from recsys.config import check_paths, checkpoint_config, reopen_deep, resolve
+from recsys.config import check_paths, checkpoint_config, is_classical, reopen, resolve
 from recsys.declare import declare
 from recsys.training import fine_tune
 
@@ -31,18 +32,22 @@ def export_checkpoint(cfg: DictConfig) -> None:
     settings = declare(Compression, resolve(cfg.compress), "compress") if "compress" in cfg else None
     key = key_of(cfg)
     trained = checkpoint_config(cfg.checkpoint)
+    if settings and is_classical(trained):
+        raise ValueError(
+            f"`compress`: {cfg.checkpoint} holds a model without layers or embedding tables to compress; leave it out."
+        )
     run = run_of(Path(cfg.checkpoint))
     folder = Path(cfg.output or run / ("compressed" if settings else "bundle"))
     check_place(folder)
     trained.trainer = cfg.trainer
-    data, model = reopen_deep(cfg.checkpoint, trained)
+    data, model = reopen(cfg.checkpoint, trained)
     raw = RawRows.read(data)
     facts = facts_of_run(data, run)
     served = Served(model=model, encoders=data.store.encoders)
     if settings is None or not (run / "bundle").exists():
         place = run / "bundle" if settings else folder
         console.print(summary(place, write_artifact(served, raw, place, manifest=facts, key=key)))
-    if settings is None:
+    if settings is None or isinstance(model, Fitted):
         return
     console.print(f"processor: {', '.join(cpu_features()) or 'unknown'}")
     tune = functools.partial(fine_tune, data=data, cfg=trained, epochs=settings.epochs, lr_share=settings.lr_share)

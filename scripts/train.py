@@ -13,7 +13,6 @@ from export.rows import RawRows
 from recsys.cli import Job, launch, run_folder
 from recsys.config import check
 from recsys.data.module import DataModule
-from recsys.models.base import Recommender
 from recsys.report import read_run, sweep_table
 from recsys.run_files import Trained, console
 from recsys.training import train, train_seeds
@@ -24,7 +23,7 @@ def main(cfg: DictConfig) -> float:
     check(cfg, HydraConfig.get().overrides.task)
 
     def finish(model: Trained, data: DataModule, folder: Path) -> None:
-        if cfg.export and isinstance(model, Recommender):
+        if cfg.export:
             served = Served(model=model, encoders=data.store.encoders)
             content = write_artifact(served, RawRows.read(data), folder / "bundle", manifest=facts_of_run(data, folder))
             console.print(summary(folder / "bundle", content))

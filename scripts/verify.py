@@ -18,7 +18,7 @@ from export.rows import RawRows, plain
 from export.runtime import Bundle, read_key
 from export.verify import Check, check_files, check_parity, check_quality
 from recsys.cli import launch
-from recsys.config import check_paths, checkpoint_config, reopen_deep
+from recsys.config import check_paths, checkpoint_config, reopen
 from recsys.data.split import TEST
 from recsys.schema import HISTORY
 
@@ -48,8 +48,14 @@ def verify(cfg: DictConfig) -> None:
 
 def scored_rows(bundle: Bundle, checkpoint: str) -> tuple[dict[str, list], np.ndarray]:
     """Raw test rows of a checkpoint's data by input name, and the model's own scores (B,) of them."""
-    data, model = reopen_deep(checkpoint, checkpoint_config(checkpoint))
-    known = {c.name for c in model.schema.columns} | ({model.schema.time.column} if model.schema.time else set())
+    data, model = reopen(checkpoint, checkpoint_config(checkpoint))
+    schema = model.schema
+    known = {
+        schema.user,
+        schema.item,
+        *(c.name for c in schema.columns),
+        *([schema.time.column] if schema.time else []),
+    }
     if unknown := {name.removeprefix(HISTORY) for name in bundle.graphs["recommender"].columns} - known:
         raise ValueError(
             f"{checkpoint} is not what the bundle was made from: it knows no {', '.join(sorted(unknown))}."

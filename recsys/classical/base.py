@@ -143,6 +143,10 @@ class Classical(ABC):
     def _score(self, user_B: np.ndarray, item_B: np.ndarray) -> np.ndarray:
         """Scores of pairs whose user and item both had training rows, float (B,)."""
 
+    def vectors(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """The vectors (U, D) and (I, D) whose products are the scores of `_score`; None where a model has none."""
+        return None
+
     def _score_items(self, user_U: np.ndarray) -> np.ndarray:
         """Scores of all items for users that had training rows, float (U, I); those of cold items are not used."""
         user, item = np.broadcast_arrays(user_U[:, None], np.arange(self.items))

@@ -36,7 +36,7 @@ class EASE(Classical):
         np.fill_diagonal(weight_II, 0.0)
         return {"weight_II": weight_II}
 
-    def _met(self) -> csr_array:
+    def met(self) -> csr_array:
         """Which items each user met, (U, I)."""
         start_U, item_N = self.learned["seen_start_U"], self.learned["seen_item_N"]
         return csr_array((np.ones(len(item_N)), item_N, start_U), shape=(self.users, self.items))
@@ -49,4 +49,4 @@ class EASE(Classical):
         return score_B
 
     def _score_items(self, user_U: np.ndarray) -> np.ndarray:
-        return self._met()[user_U] @ self.learned["weight_II"]
+        return self.met()[user_U] @ self.learned["weight_II"]

@@ -53,7 +53,7 @@ class Fitted:
 
     def calibrated(self, store: Store) -> "Fitted":
         """The same model with the probabilities that fit the labels of the validation rows, in the order of scores."""
-        if self.schema.label.kind in ("rating", "implicit"):
+        if not self.probable:
             return self
         rows = Rows(store, VALID)
         score_B, label_B = self.score_rows(rows).numpy(), store.label_E[rows.rows]
@@ -66,7 +66,7 @@ class Fitted:
 
     def to_score(self, score_B: Tensor) -> Tensor:
         """Probabilities; ratings and implicit scores as they are."""
-        if self.schema.label.kind in ("rating", "implicit"):
+        if not self.probable:
             return score_B
         return (self.slope * score_B + self.intercept).sigmoid()
 
@@ -91,6 +91,16 @@ class Fitted:
         item_I = queries.items(np.full(queries.width, query), np.arange(queries.width))
         score_I = torch.from_numpy(self.model.score(np.full(queries.width, user), item_I)).float()
         return rank_I, self.to_score(score_I)
+
+    @property
+    def name(self) -> str:
+        """What the model is called."""
+        return type(self.model).__name__
+
+    @property
+    def probable(self) -> bool:
+        """Whether scores are probabilities."""
+        return self.schema.label.kind not in ("rating", "implicit")
 
     @property
     def numbers(self) -> int:

@@ -101,13 +101,13 @@ class KNN(Classical):
 
     def _score(self, user_B: np.ndarray, item_B: np.ndarray) -> np.ndarray:
         x_B, y_B = self._turned(user_B, item_B)
-        said_YX = self._unpacked("said")
+        said_YX = self.unpacked("said")
         if self.learned["implicit"]:
             return _overlap(self._neighbours_XX, said_YX, x_B, y_B)
         weighted_B, weight_B, count_B = np.zeros(len(x_B)), np.zeros(len(x_B)), np.zeros(len(x_B), dtype="int64")
         rows_X, row_B = self._needed(x_B)
-        for block, pairs in by_block(row_B, len(rows_X), self._size):
-            similarity_BX = np.maximum(self._rows(rows_X[block]), 0.0)
+        for block, pairs in by_block(row_B, len(rows_X), self.size):
+            similarity_BX = np.maximum(self.similarity_rows(rows_X[block]), 0.0)
             found = weigh_raters(similarity_BX, row_B[pairs] - block.start, y_B[pairs], said_YX, self.k)
             weighted_B[pairs], weight_B[pairs], count_B[pairs] = found
         return self._estimate(x_B, y_B, weighted_B, weight_B, count_B >= self.min_k)
@@ -115,7 +115,7 @@ class KNN(Classical):
     def _needed(self, x_B: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The X to compare and which of them each pair has; all X where most occur, for the whole is quicker made."""
         rows_X, row_B = np.unique(x_B, return_inverse=True)
-        return (np.arange(self._size), x_B) if 2 * len(rows_X) > self._size else (rows_X, row_B)
+        return (np.arange(self.size), x_B) if 2 * len(rows_X) > self.size else (rows_X, row_B)
 
     def _estimate(
         self, x_B: np.ndarray, y_B: np.ndarray, weighted_B: np.ndarray, weight_B: np.ndarray, enough_B: np.ndarray
@@ -131,20 +131,21 @@ class KNN(Classical):
         of_users, of_items = self._ranking
         return (of_users[user_U] @ of_items).toarray()
 
-    def _rows(self, x_B: np.ndarray) -> np.ndarray:
+    def similarity_rows(self, x_B: np.ndarray) -> np.ndarray:
         """Similarities of some X to all, float64 (B, X), kept or computed."""
         if self.table:
-            return table_rows(self.learned["neighbour_XK"][x_B], self.learned["similarity_XK"][x_B], self._size)
+            return table_rows(self.learned["neighbour_XK"][x_B], self.learned["similarity_XK"][x_B], self.size)
         return self._similarities.rows(x_B)
 
     @property
-    def _size(self) -> int:
+    def size(self) -> int:
+        """Number of X."""
         return self._turned(self.users, self.items)[0]
 
     @cached_property
     def _similarities(self) -> Similarities:
         """What compares the training values while scoring."""
-        return Similarities(self._measure(implicit=False), self._unpacked("value"))
+        return Similarities(self._measure(implicit=False), self.unpacked("value"))
 
     @cached_property
     def _neighbours_XX(self) -> csr_array:
@@ -153,15 +154,16 @@ class KNN(Classical):
         there_XK = neighbour_XK >= 0
         start_X = np.concatenate([[0], np.cumsum(there_XK.sum(axis=1))])
         entries = (similarity_XK[there_XK].astype("float64"), neighbour_XK[there_XK], start_X)
-        return csr_array(entries, shape=(self._size, self._size))
+        return csr_array(entries, shape=(self.size, self.size))
 
     @cached_property
     def _ranking(self) -> tuple[csr_array, csr_array]:
         """The two matrices whose product ranks items by implicit scores, of users and of items."""
-        near_XX, met_YX = self._neighbours_XX, self._unpacked("said")
+        near_XX, met_YX = self._neighbours_XX, self.unpacked("said")
         return (near_XX, met_YX.T.tocsr()) if self.side == "user" else (met_YX, near_XX.T.tocsr())
 
-    def _unpacked(self, name: str) -> csr_array:
+    def unpacked(self, name: str) -> csr_array:
+        """What each X said of each Y (`said`, (Y, X)), or the values that are compared (`value`, (X, Y))."""
         start, index, data = (self.learned[f"{name}_{part}"] for part in ("start", "index", "data"))
         x, y = self._turned(self.users, self.items)
         return csr_array((data, index, start), shape=(y, x) if name == "said" else (x, y))

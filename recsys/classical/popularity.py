@@ -29,6 +29,11 @@ class Popularity(Classical):
             return self.prior(user_B, item_B)
         return self.learned["score_I"][item_B]
 
+    def vectors(self) -> tuple[np.ndarray, np.ndarray]:
+        """1 for everyone, and the score of each item."""
+        item_I = np.arange(self.items)
+        return np.ones((self.users, 1)), self._score(np.zeros(self.items, dtype="int64"), item_I)[:, None]
+
     def prior(self, user_B: np.ndarray, item_B: np.ndarray) -> np.ndarray:
         """The same for everyone; an item without training rows has the overall mean."""
         if self.learned["implicit"]:

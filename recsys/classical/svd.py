@@ -5,6 +5,7 @@ from scipy.sparse import csr_array
 
 from recsys.classical.base import Classical
 from recsys.classical.biases import fit_biases
+from recsys.classical.factors import with_terms
 from recsys.classical.least_squares import solve_rows
 from recsys.classical.ratings import Ratings
 from recsys.classical.similarity import like
@@ -66,6 +67,12 @@ class SVD(Classical):
             np.where(item_B >= 0, learned["bias_I"][item_B], 0),
         )
         return learned["mean"] + known[0] + known[1]
+
+    def vectors(self) -> tuple[np.ndarray, np.ndarray]:
+        """The factors, and the biases and the mean."""
+        learned = self.learned
+        factors = learned["factor_UD"], learned["factor_ID"]
+        return with_terms(factors, learned["mean"] + learned["bias_U"], learned["bias_I"])
 
     def _score(self, user_B: np.ndarray, item_B: np.ndarray) -> np.ndarray:
         learned = self.learned

@@ -6,7 +6,7 @@ import numpy as np
 from scipy.sparse.linalg import svds
 
 from recsys.classical.biases import fit_biases
-from recsys.classical.factors import Factors, check_positive
+from recsys.classical.factors import Factors, check_positive, with_terms
 from recsys.classical.ratings import Ratings
 from recsys.classical.similarity import like
 from recsys.declare import nearest
@@ -53,6 +53,10 @@ class TruncatedSVD(Factors):
             return zero_U, np.where(self.learned["count_I"] > 0, self.learned["mean_I"], mean)
         bias_U, bias_I = fit_biases(ratings)
         return mean + bias_U, bias_I
+
+    def vectors(self) -> tuple[np.ndarray, np.ndarray]:
+        """`U S` and `V`, and the centres."""
+        return with_terms(super().vectors(), self.learned["centre_U"], self.learned["centre_I"])
 
     def _score(self, user_B: np.ndarray, item_B: np.ndarray) -> np.ndarray:
         centre_B = self.learned["centre_U"][user_B] + self.learned["centre_I"][item_B]

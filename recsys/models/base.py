@@ -111,6 +111,11 @@ class Recommender(pl.LightningModule):
         return frozenset(name for layer in layers for name in getattr(layer, "reads", ()))
 
     @property
+    def probable(self) -> bool:
+        """Whether scores are probabilities."""
+        return self.schema.label.kind != "rating"
+
+    @property
     def separable(self) -> bool:
         """Whether the logit is the dot product of `user_vector` and `item_vectors`."""
         return False
@@ -150,7 +155,7 @@ class Recommender(pl.LightningModule):
     def to_score(self, logit_B: Tensor) -> Tensor:
         """Logits as probabilities; ratings held inside `label.range`."""
         label = self.schema.label
-        if label.kind != "rating":
+        if self.probable:
             return logit_B.sigmoid()
         return logit_B.clamp(*label.range) if label.range else logit_B
 

@@ -85,7 +85,7 @@ def predict_by_loop(model, side, ratings, u, i):
     def spread(z):
         return (value[z][value[z] > 0].std() or ratings.value_N.std()) if model.deviations == "zscore" else 1.0
 
-    similarity = np.maximum(model._rows(np.array([x]))[0], 0)
+    similarity = np.maximum(model.similarity_rows(np.array([x]))[0], 0)
     raters = by_y.indices[by_y.indptr[y] : by_y.indptr[y + 1]]
     near = [z for z in sorted(raters, key=lambda z: -similarity[z])[: model.k] if similarity[z] > 0]
     if len(near) < model.min_k:

@@ -26,8 +26,10 @@ from export.bundle import write_bundle
 from export.graph import open_graph
 from export.rows import RawRows
 from export.runtime import Bundle, open_session
+from recsys.classical.fitted import Fitted
 from recsys.data.module import DataModule, DataSpec
 from recsys.models.base import Recommender
+from recsys.run_files import Trained
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 LABELS: dict[str, dict[str, Any]] = {
@@ -303,11 +305,19 @@ def random_model(data: DataModule, name: str, **options: Any) -> Recommender:
     return model
 
 
+def fitted_model(data: DataModule, name: str, **options: Any) -> Fitted:
+    """A classical model of few factors, fitted to the training rows."""
+    config = {**OmegaConf.to_container(OmegaConf.load(CONFIGS / "model" / f"{name}.yaml")), **options}
+    small = {key: value for key, value in {"embedding_dim": 3, "seed": 0}.items() if key in config}
+    model = instantiate({**config, **small}, _convert_="all")
+    return Fitted.fit(model, data.store).calibrated(data.store)
+
+
 @dataclass(frozen=True)
 class Exported:
     """A model of the tiny shop, the raw rows of its data, and its graphs."""
 
-    model: Recommender
+    model: Trained
     raw: RawRows
     paths: dict[str, Path]
 
@@ -324,7 +334,10 @@ def exported(
 
     @functools.cache
     def export(name: str, label: str, options: frozenset[tuple[str, Any]]) -> Exported:
-        model = random_model(datasets(label), name, **dict(options))
+        data = datasets(label)
+        target = OmegaConf.load(CONFIGS / "model" / f"{name}.yaml")["_target_"]
+        make = fitted_model if target.startswith("recsys.classical.") else random_model
+        model = make(data, name, **dict(options))
         served = Served(model=model, encoders=datasets(label).store.encoders)
         return Exported(model, raw_rows(label), write_graphs(served, raw_rows(label), tmp_path_factory.mktemp(name)))
 

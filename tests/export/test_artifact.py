@@ -26,7 +26,7 @@ def test_labelled_rows_are_scored_from_the_disk_as_the_events_they_are(exported,
     """Bug: histories of several columns lost places, so that other items' attributes were scored, or none at all."""
     made = exported(name, kind)
     session = made.open("recommender")
-    table, quality = labelled_rows(made.raw, session)
+    table, quality = labelled_rows(made.raw, session, probable=made.model.probable)
     pq.write_table(table, tmp_path / "rows.parquet")
     rows = pd.read_parquet(tmp_path / "rows.parquet", dtype_backend="pyarrow")
     bundle = Bundle({"recommender": session}, {})
@@ -45,7 +45,7 @@ def test_labelled_rows_are_scored_from_the_disk_as_the_events_they_are(exported,
 
 
 def test_whole_numbers_stay_whole_beside_missing_ones(exported):
-    table, _ = labelled_rows(exported("din").raw, exported("din").open("recommender"))
+    table, _ = labelled_rows(exported("din").raw, exported("din").open("recommender"), probable=True)
     kinds = {field.name: str(field.type) for field in table.schema}
     assert kinds["sku"] == kinds["when"] == "int64"
     assert kinds["history.sku"] == "list<item: int64>"

@@ -1,0 +1,70 @@
+"""Sparse tables inside a graph: the entries of each row one after the other, and single entries found by their keys.
+
+Letters: R rows, N entries, B rows asked for, L entries of a row, padded to one width.
+"""
+
+import numpy as np
+import spox.opset.ai.onnx.v20 as op
+from scipy.sparse import csr_array
+from spox import Var
+
+from export.builder import GraphBuilder
+from export.vocabularies import elements
+
+
+class Rows:
+    """A sparse table whose rows are read whole, each in the order of its entries."""
+
+    def __init__(self, graph: GraphBuilder, name: str, table: csr_array) -> None:
+        self.graph, self.name, self.table = graph, name, table
+
+    def places(self, row_B1: Var) -> tuple[Var, Var]:
+        """Where the entries of some rows lie, int64 (B, L), and which of these there are: at least one column."""
+        start_R = self.graph.weight(f"{self.name}/start", self.table.indptr[:-1].astype("int64"))
+        length_R = self.graph.weight(f"{self.name}/length", np.diff(self.table.indptr).astype("int64"))
+        length_B1 = elements(length_R, row_B1)
+        width = op.max([op.reduce_max(length_B1, keepdims=0), op.const(1)])
+        place_L = op.range(op.const(0), width, op.const(1))
+        there_BL = op.less(place_L, length_B1)
+        return op.where(there_BL, op.add(elements(start_R, row_B1), place_L), op.const(0)), there_BL
+
+    def columns(self, place_BL: Var) -> Var:
+        """The columns of the entries at some places, int64."""
+        index_N = self.graph.weight(f"{self.name}/columns", self.table.indices.astype("int32"))
+        return op.cast(elements(index_N, place_BL), to=np.int64)
+
+    def values(self, place_BL: Var) -> Var:
+        """The values of the entries at some places, float32."""
+        return elements(self.graph.weight(f"{self.name}/values", self.table.data.astype("float32")), place_BL)
+
+
+class Entries:
+    """A sparse table whose entries are found one by one; equal rows and columns must not occur twice."""
+
+    def __init__(self, graph: GraphBuilder, name: str, table: csr_array) -> None:
+        self.graph, self.name, self.width = graph, name, table.shape[1]
+        key_N = np.repeat(np.arange(table.shape[0]), np.diff(table.indptr)) * self.width + table.indices
+        order_N = np.argsort(key_N)
+        self.key_N, self.value_N = key_N[order_N].astype("int64"), table.data[order_N].astype("float32")
+
+    def find(self, row: Var, column: Var) -> tuple[Var, Var]:
+        """The places of entries among all, int64 of the shape of both, and whether they are there.
+
+        A binary search whose steps stand one after the other: a table of hashes takes ten times the memory and long to
+        load.
+        """
+        keys = self.graph.weight(f"{self.name}/keys", self.key_N)
+        wanted = op.add(op.mul(row, op.const(self.width)), column)
+        last = len(self.key_N) - 1
+        place = op.sub(op.mul(wanted, op.const(0)), op.const(1))  # the last one known to have a lesser key
+        for step in 2 ** np.arange(len(self.key_N).bit_length())[::-1]:
+            ahead = op.min([op.add(place, op.const(step)), op.const(last)])
+            place = op.where(op.less(elements(keys, ahead), wanted), ahead, place)
+        place = op.min([op.add(place, op.const(1)), op.const(last)])
+        return place, op.equal(elements(keys, place), wanted)
+
+    def values(self, row: Var, column: Var) -> Var:
+        """The values of entries, float32 of the shape of both, 0 where there are none."""
+        place, there = self.find(row, column)
+        found = elements(self.graph.weight(f"{self.name}/values", self.value_N), place)
+        return op.where(there, found, op.const(np.float32(0)))
