@@ -3,8 +3,8 @@
 A place is a row of the graph's tables, whose first row stands for a user or an item without training rows and holds
 zeros. Users come as (B,), or as (1,) where all pairs are one user's.
 
-Letters: B pairs, D dimension of vectors, P places; of neighbourhoods, as in `recsys.classical.knn`, X the compared side,
-Y the other one, L those who rated y, K neighbours.
+Letters: B pairs, D dimension of vectors, P places; of neighbourhoods, as in `recsys.classical.knn`, X the compared
+side, Y the other one, L those who rated y, K neighbours.
 """
 
 from dataclasses import dataclass

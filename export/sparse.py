@@ -39,32 +39,32 @@ class Rows:
 
 
 class Entries:
-    """A sparse table whose entries are found one by one; equal rows and columns must not occur twice."""
+    """A sparse table whose entries are found one by one; a row must not hold a column twice."""
 
     def __init__(self, graph: GraphBuilder, name: str, table: csr_array) -> None:
-        self.graph, self.name, self.width = graph, name, table.shape[1]
-        key_N = np.repeat(np.arange(table.shape[0]), np.diff(table.indptr)) * self.width + table.indices
-        order_N = np.argsort(key_N)
-        self.key_N, self.value_N = key_N[order_N].astype("int64"), table.data[order_N].astype("float32")
+        self.graph, self.name, self.table = graph, name, table.sorted_indices()
 
     def find(self, row: Var, column: Var) -> tuple[Var, Var]:
         """The places of entries among all, int64 of the shape of both, and whether they are there.
 
-        A binary search whose steps stand one after the other: a table of hashes takes ten times the memory and long to
-        load.
+        A binary search in each row whose steps stand one after the other: a table of hashes takes ten times the memory
+        and long to load.
         """
-        keys = self.graph.weight(f"{self.name}/keys", self.key_N)
-        wanted = op.add(op.mul(row, op.const(self.width)), column)
-        last = len(self.key_N) - 1
-        place = op.sub(op.mul(wanted, op.const(0)), op.const(1))  # the last one known to have a lesser key
-        for step in 2 ** np.arange(len(self.key_N).bit_length())[::-1]:
-            ahead = op.min([op.add(place, op.const(step)), op.const(last)])
-            place = op.where(op.less(elements(keys, ahead), wanted), ahead, place)
-        place = op.min([op.add(place, op.const(1)), op.const(last)])
-        return place, op.equal(elements(keys, place), wanted)
+        start_R, stop_R = self.table.indptr[:-1].astype("int64"), self.table.indptr[1:].astype("int64")
+        columns = self.graph.weight(f"{self.name}/columns", self.table.indices.astype("int32"))
+        wanted = op.cast(column, to=np.int32)
+        first = elements(self.graph.weight(f"{self.name}/start", start_R), row)
+        last = op.sub(elements(self.graph.weight(f"{self.name}/stop", stop_R), row), op.const(1))
+        place = op.sub(first, op.const(1))  # the last one that is known to hold a lesser column
+        for step in 2 ** np.arange(int((stop_R - start_R).max()).bit_length())[::-1]:
+            ahead = op.min([op.add(place, op.const(step)), last])
+            place = op.where(op.less(elements(columns, ahead), wanted), ahead, place)
+        place = op.min([op.add(place, op.const(1)), last])
+        there = op.and_(op.equal(elements(columns, place), wanted), op.greater_or_equal(place, first))
+        return place, there
 
     def values(self, row: Var, column: Var) -> Var:
         """The values of entries, float32 of the shape of both, 0 where there are none."""
         place, there = self.find(row, column)
-        found = elements(self.graph.weight(f"{self.name}/values", self.value_N), place)
+        found = elements(self.graph.weight(f"{self.name}/values", self.table.data.astype("float32")), place)
         return op.where(there, found, op.const(np.float32(0)))
