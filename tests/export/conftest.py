@@ -6,7 +6,7 @@ Exports take seconds: each is made once and shared by all tests, which leave it 
 import functools
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -306,11 +306,11 @@ def random_model(data: DataModule, name: str, **options: Any) -> Recommender:
 
 
 def fitted_model(data: DataModule, name: str, **options: Any) -> Fitted:
-    """A classical model of few factors, fitted to the training rows."""
+    """A classical model of few factors, fitted to the training rows; its probabilities differ, whatever it learned."""
     config = {**OmegaConf.to_container(OmegaConf.load(CONFIGS / "model" / f"{name}.yaml")), **options}
     small = {key: value for key, value in {"embedding_dim": 3, "seed": 0}.items() if key in config}
     model = instantiate({**config, **small}, _convert_="all")
-    return Fitted.fit(model, data.store).calibrated(data.store)
+    return replace(Fitted.fit(model, data.store), slope=1.5, intercept=-0.25)
 
 
 @dataclass(frozen=True)
@@ -326,6 +326,20 @@ class Exported:
         return open_graph(self.paths[graph], threads=1)
 
 
+def export_model(data: DataModule, raw: RawRows, folder: Path, name: str, options: dict[str, Any]) -> Exported:
+    """A model of configs/model with random weights, or fitted, and its graphs in a folder."""
+    target = OmegaConf.load(CONFIGS / "model" / f"{name}.yaml")["_target_"]
+    make = fitted_model if target.startswith("recsys.classical.") else random_model
+    model = make(data, name, **options)
+    return Exported(model, raw, write_graphs(Served(model=model, encoders=data.store.encoders), raw, folder))
+
+
+@pytest.fixture(scope="session")
+def exported_of() -> Callable[..., Exported]:
+    """`export_model`, for shops of a test's own."""
+    return export_model
+
+
 @pytest.fixture(scope="session")
 def exported(
     datasets: Datasets, raw_rows: Callable[[str], RawRows], tmp_path_factory: pytest.TempPathFactory
@@ -334,11 +348,6 @@ def exported(
 
     @functools.cache
     def export(name: str, label: str, options: frozenset[tuple[str, Any]]) -> Exported:
-        data = datasets(label)
-        target = OmegaConf.load(CONFIGS / "model" / f"{name}.yaml")["_target_"]
-        make = fitted_model if target.startswith("recsys.classical.") else random_model
-        model = make(data, name, **dict(options))
-        served = Served(model=model, encoders=datasets(label).store.encoders)
-        return Exported(model, raw_rows(label), write_graphs(served, raw_rows(label), tmp_path_factory.mktemp(name)))
+        return export_model(datasets(label), raw_rows(label), tmp_path_factory.mktemp(name), name, dict(options))
 
     return lambda name, label="binary", **options: export(name, label, frozenset(options.items()))
