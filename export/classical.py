@@ -4,6 +4,7 @@ Users without training rows have no place in the graphs: they are answered as a 
 there, for they may be recommended.
 """
 
+import logging
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,11 +15,14 @@ from spox import Var
 from export.builder import GraphBuilder
 from export.catalogue import UNKNOWN, Catalogue, raw_keys
 from export.graph import best, best_unseen
-from export.pairs import Places, behind_nothing, pair_scores
+from export.pairs import Places, behind_nothing, cells, pair_scores
 from export.vocabularies import elements, look_up
 from recsys.classical.fitted import Fitted
 from recsys.classical.popularity import Popularity
 from recsys.data.events import Events
+
+log = logging.getLogger(__name__)
+LARGEST = 2**26  # numbers that a retrieval may be made of, about 20 bytes each
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +40,7 @@ class Shop:
         return Shop(
             users=raw_keys(events.users[fitted.schema.user])[warm_U],
             catalogue=catalogue,
-            places=Places(user=warm_U, item=np.arange(len(catalogue.keys))),
+            places=Places(model=fitted.model, user=warm_U, item=np.arange(len(catalogue.keys))),
         )
 
 
@@ -97,9 +101,15 @@ class ClassicalGraph:
 
 
 def classical_graphs(fitted: Fitted, events: Events, catalogue: Catalogue) -> dict[str, onnx.ModelProto]:
-    """The row, the request and the retrieval form, with inputs and outputs as in `export.graph`."""
+    """The row, the request and the retrieval form, with inputs and outputs as in `export.graph`.
+
+    There is no retrieval form where the scores of all items would take too much memory at once.
+    """
     shop = Shop.build(fitted, events, catalogue)
     forms = {"recommender": _recommender, "ranker": _ranker, "retriever": _retriever}
+    if len(catalogue.keys) * cells(fitted.model) > LARGEST:
+        log.info("no retriever: the scores of all %d items take too much memory at once", len(catalogue.keys))
+        forms.pop("retriever")
     return {name: form(ClassicalGraph(fitted, shop, GraphBuilder())) for name, form in forms.items()}
 
 

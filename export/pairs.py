@@ -8,6 +8,7 @@ side, Y the other one, L those who rated y, K neighbours.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import spox.opset.ai.onnx.v20 as op
@@ -24,12 +25,30 @@ from recsys.classical.knn import KNN
 LARGEST = 10_000  # whose similarities to each other are held in a graph, 4 bytes each
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Places:
-    """The positions of the users and of the items that stand at the places 1, 2, ..., int64."""
+    """The positions in a model of the users and of the items that stand at the places 1, 2, ..., int64."""
 
+    model: Classical
     user: np.ndarray
     item: np.ndarray
+
+    @cached_property
+    def similarities(self) -> np.ndarray:
+        """A neighbourhood model's similarities of all X to each other by place, those above 0 alone, float32 (P, P)."""
+        model = self.model
+        assert isinstance(model, KNN)
+        x_P = _of_x(model, self)
+        if len(x_P) > LARGEST:
+            raise ValueError(
+                f"a graph holds the similarities of up to {LARGEST:,} {model.side}s to each other, got {len(x_P):,}; "
+                "give model.table=100 to keep those of the most similar alone, or leave the bundle out by export=false."
+            )
+        similarity_PP = np.zeros((len(x_P) + 1,) * 2, dtype="float32")
+        for block in blocks(len(x_P), model.size):
+            similarity_BX = np.maximum(model.similarity_rows(x_P[block])[:, x_P], 0.0)
+            similarity_PP[1:][block, 1:] = in_float32(similarity_BX)
+        return similarity_PP
 
 
 def pair_scores(graph: GraphBuilder, model: Classical, places: Places, user: Var, item_B: Var) -> Var:
@@ -48,6 +67,15 @@ def pair_scores(graph: GraphBuilder, model: Classical, places: Places, user: Var
     )
 
 
+def cells(model: Classical) -> int:
+    """How many numbers the score of one pair is made of, at most."""
+    if (vectors := model.vectors()) is not None:
+        return vectors[0].shape[1]
+    if isinstance(model, KNN) and not model.learned["implicit"]:
+        return int(np.diff(model.unpacked("said").indptr).max())
+    return model.learned["neighbour_XK"].shape[1] if isinstance(model, KNN) else int(model.learned["count_U"].max())
+
+
 def behind_nothing(table: np.ndarray, position_P: np.ndarray) -> np.ndarray:
     """A table's rows by place."""
     return np.concatenate([np.zeros_like(table[:1]), table[position_P]])
@@ -59,7 +87,8 @@ def _products(
     user_PD, item_PD = (behind_nothing(v, p) for v, p in zip(vectors, (places.user, places.item), strict=True))
     user_BD = op.gather(graph.weight("model/users", user_PD.astype("float32")), user)
     item_BD = op.gather(graph.weight("model/items", item_PD.astype("float32")), item_B)
-    return _sum(op.mul(user_BD, item_BD))
+    sum_B = op.reduce_sum(op.mul(user_BD, item_BD), op.const([1]), keepdims=0)
+    return op.cast(sum_B, to=np.float64)
 
 
 def _linear(graph: GraphBuilder, model: EASE, places: Places, user: Var, item_B: Var) -> Var:
@@ -84,8 +113,9 @@ def _overlap(graph: GraphBuilder, model: KNN, places: Places, x: Var, y: Var) ->
 def _average(graph: GraphBuilder, model: KNN, places: Places, x: Var, y: Var) -> Var:
     """What the k most similar of those who rated y say of it, weighted by their similarities."""
     said = Rows(graph, "model/said", _said(model, places))
-    at_BL, there_BL = said.places(op.unsqueeze(y, op.const([1])))
-    similarity_BL = _similarities(graph, model, _of_x(model, places), x, said.columns(at_BL))
+    y_B = op.add(y, op.mul(x, op.const(0)))  # else what is said of all items is laid out when a graph is opened
+    at_BL, there_BL = said.places(op.unsqueeze(y_B, op.const([1])))
+    similarity_BL = _similarities(graph, model, places, x, said.columns(at_BL))
     similarity_BL = op.where(there_BL, similarity_BL, op.const(np.float32(0)))
     count = op.min([op.const([model.k]), op.shape(similarity_BL, start=1)])
     similarity_BK, place_BK = op.top_k(similarity_BL, count)
@@ -113,25 +143,16 @@ def _estimate(
     return op.where(enough_B, answer_B, alone_B)
 
 
-def _similarities(graph: GraphBuilder, model: KNN, x_P: np.ndarray, x: Var, other_BL: Var) -> Var:
+def _similarities(graph: GraphBuilder, model: KNN, places: Places, x: Var, other_BL: Var) -> Var:
     """Similarities of x to others, float32 (B, L): positive ones alone."""
     x_B1 = op.unsqueeze(x, op.const([1]))
     if model.table:
-        neighbour_PK, similarity_PK = _neighbours(model, x_P)
+        neighbour_PK, similarity_PK = _neighbours(model, _of_x(model, places))
         row_N, column_N = np.nonzero(neighbour_PK)
         entries = (similarity_PK[row_N, column_N], (row_N, neighbour_PK[row_N, column_N]))
         table = csr_array(entries, shape=(len(neighbour_PK),) * 2)
         return Entries(graph, "model/similarities", table).values(x_B1, other_BL)
-    if len(x_P) > LARGEST:
-        raise ValueError(
-            f"a graph holds the similarities of up to {LARGEST:,} {model.side}s to each other, got {len(x_P):,}; give "
-            "model.table=100 to keep those of the most similar ones alone, or leave the bundle out by export=false."
-        )
-    similarity_PP = np.zeros((len(x_P) + 1,) * 2, dtype="float32")
-    for block in blocks(len(x_P), model.size):
-        similarity_BX = np.maximum(model.similarity_rows(x_P[block])[:, x_P], 0.0)
-        similarity_PP[1:][block, 1:] = in_float32(similarity_BX)
-    return _cells(graph, similarity_PP, x_B1, other_BL)
+    return _cells(graph, places.similarities, x_B1, other_BL)
 
 
 def in_float32(value_BN: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from export import pairs
+from export import classical, pairs
 from export.artifact import Served, check_parity, model_scores, write_graphs
 from export.pairs import in_float32
 from export.rows import RawRows
@@ -37,7 +37,10 @@ CASES += [
 
 @pytest.fixture(scope="module")
 def shops(tiny_in, tmp_path_factory):
-    """The tiny shop whose test part knows two users and two items that were never seen before, and the catalogue another, by kind of label."""
+    """The tiny shop whose test part brings two users and two items that training rows do not hold, by kind of label.
+
+    The catalogue holds one more item, which nobody met.
+    """
     labels = {
         "binary": {"kind": "binary", "column": "bought"},
         "rating": {"kind": "rating", "column": "stars", "range": [1, 5]},
@@ -145,6 +148,13 @@ def test_whatever_keys_come_in_are_answered_as_the_model_answers_the_cold(made, 
         assert len(items) == min(k, len(item_of) - len({*skus} & {*item_of}))
 
     check()
+
+
+def test_a_catalogue_too_large_to_score_at_once_has_no_retriever(made, monkeypatch, tmp_path):
+    of = made("user_knn", "rating")
+    monkeypatch.setattr(classical, "LARGEST", 100)
+    served = Served(model=of.model, encoders=of.raw.store.encoders)
+    assert list(write_graphs(served, of.raw, tmp_path)) == ["recommender", "ranker"]
 
 
 def test_ten_thousand_rows_at_once(made):
