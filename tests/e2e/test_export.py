@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 import runpy
 import shutil
 import subprocess
@@ -22,11 +23,16 @@ from export.bundle import write_bundle
 from export.runtime import Bundle
 
 ROOT = Path(__file__).resolve().parents[2]
-SHOP = ["data=shop", "data.generate.events=3000", "trainer=cpu", "trainer.max_epochs=2", "patience=null"]
+SHOP = ["data=shop", "data.generate.events=3000", "trainer=cpu"]
+BRIEF = ["trainer.max_epochs=2", "patience=null"]
 RUNS = {
-    "deepfm": ["model=deepfm", "model.hidden=[32]", "model.embedding_dim=32", "optimizer.lr=0.01"],
-    "implicit": ["model=mf", "data.label.kind=implicit", "objective=bpr"],
+    "deepfm": [*BRIEF, "model=deepfm", "model.hidden=[32]", "model.embedding_dim=32", "optimizer.lr=0.01"],
+    "item_knn": ["model=item_knn"],
+    "svd": ["model=svd"],
+    "nmf": ["model=nmf", "data.label.kind=rating", "+data.label.range=[0,1]"],
+    "implicit": [*BRIEF, "model=mf", "data.label.kind=implicit", "objective=bpr"],
     "rating": [
+        *BRIEF,
         "model=ncf",
         "model.branch=mlp",
         "model.hidden=[32]",
@@ -83,8 +89,11 @@ def trained(call, workplace) -> Callable[[str], Path]:
 
 
 @pytest.fixture
-def run(trained) -> Path:
-    return trained("deepfm")
+def run(request, trained) -> Path:
+    return trained(getattr(request, "param", "deepfm"))
+
+
+also_classical = pytest.mark.parametrize("run", ["deepfm", "item_knn", "svd", "nmf"], indirect=True)
 
 
 def checkpoint(run: Path) -> str:
@@ -138,6 +147,7 @@ print(json.dumps(bundle.score(columns).tolist()))
 """
 
 
+@also_classical
 def test_the_archive_is_scored_by_its_own_runtime_in_a_process_without_this_package(run, tmp_path):
     shutil.copyfile(run / "bundle" / "runtime.py", tmp_path / "runtime.py")
     rows = pd.read_parquet(run / "test_rows.parquet").drop(columns="label")
@@ -150,6 +160,7 @@ def test_the_archive_is_scored_by_its_own_runtime_in_a_process_without_this_pack
     np.testing.assert_array_equal(np.float32(json.loads(done.stdout)), scores(run / "bundle", run))
 
 
+@also_classical
 def test_exporting_again_writes_a_bundle_of_equal_scores(run, call):
     before = scores(run / "bundle", run)
     shutil.rmtree(run / "bundle")
@@ -168,6 +179,7 @@ def test_a_bundle_goes_where_it_is_told(run, call, workplace):
     assert everything(run) == before
 
 
+@also_classical
 def test_a_bundle_is_proved(run, call):
     code, out, error = call("verify.py", f"bundle={run}/bundle", checkpoint(run), f"rows={run}/test_rows.parquet")
     assert code == 0, error + out
@@ -184,8 +196,8 @@ def damaged(run, tmp_path) -> Path:
     for name in good.graphs:
         model = onnx.load(run / "bundle" / f"{name}.onnx")
         for tensor in model.graph.initializer:
-            if tensor.name.startswith("model/") and len(tensor.dims) == 2:
-                values = numpy_helper.to_array(tensor)
+            values = numpy_helper.to_array(tensor)
+            if tensor.name.startswith("model/") and values.dtype.kind == "f" and values.ndim:
                 tensor.CopyFrom(numpy_helper.from_array(np.roll(values, 7, axis=0), tensor.name))
         graphs[name] = tmp_path / f"{name}.onnx"
         onnx.save(model, graphs[name])
@@ -197,6 +209,7 @@ def damaged(run, tmp_path) -> Path:
     return write_bundle(tmp_path / "damaged", graphs, manifest=kept, sample=requests)
 
 
+@also_classical
 def test_a_model_damaged_on_purpose_fails_by_parity_and_by_quality(run, damaged, call):
     code, out, _ = call("verify.py", f"bundle={damaged}")
     assert code == 0
@@ -206,9 +219,10 @@ def test_a_model_damaged_on_purpose_fails_by_parity_and_by_quality(run, damaged,
     assert f"{damaged} failed: parity; do not serve it" in error
     code, out, error = call("verify.py", f"bundle={damaged}", f"rows={run}/test_rows.parquet")
     assert code == 1
-    assert "failed: auc, logloss; do not serve it" in error
+    assert re.search("failed: (auc, logloss|rmse, mae); do not serve it", error)
 
 
+@also_classical
 @pytest.mark.parametrize("name", ["recommender.onnx", "manifest.json", "sample_request.json", "README.md"])
 def test_damaged_files_fail_by_name(run, call, tmp_path, name):
     folder = shutil.copytree(run / "bundle", tmp_path / "bundle")
@@ -221,17 +235,16 @@ def test_damaged_files_fail_by_name(run, call, tmp_path, name):
     assert "failed: files and sample; do not serve it" in error
 
 
+@also_classical
 def test_an_encrypted_bundle_opens_with_its_key_only(run, call, workplace, tmp_path, monkeypatch):
     (tmp_path / "key").write_text(KEY.hex())
     (tmp_path / "other").write_text("00" * 32)
     where = [f"output={tmp_path}/locked", "trainer=cpu"]
     code, _, error = call("export.py", checkpoint(run), "encrypt=true", f"key_file={tmp_path}/key", *where)
     assert code == 0, error
-    assert {p.name for p in (tmp_path / "locked").iterdir() if "onnx" in p.name or "sample" in p.name} == {
-        "recommender.onnx.enc",
-        "ranker.onnx.enc",
-        "sample_request.json.enc",
-    }
+    secret = {p.name for p in (tmp_path / "locked").iterdir() if "onnx" in p.name or "sample" in p.name}
+    graphs = {f"{p.name}.enc" for p in (run / "bundle").glob("*.onnx")}
+    assert secret == {*graphs, "sample_request.json.enc"} >= {"recommender.onnx.enc", "ranker.onnx.enc"}
     np.testing.assert_array_equal(scores(tmp_path / "locked", run, KEY), scores(run / "bundle", run))
     rows = f"rows={run}/test_rows.parquet"
     assert call("verify.py", f"bundle={tmp_path}/locked", rows, f"key_file={tmp_path}/key")[0] == 0
@@ -285,6 +298,16 @@ def test_a_mistake_is_one_message_and_leaves_everything_as_it_was(run, call, wor
     assert error.count("\n") == 1
     assert "Traceback" not in error
     assert everything(workplace) == before
+
+
+def test_a_classical_model_has_nothing_to_compress(trained, call):
+    run = trained("svd")
+    before = everything(run)
+    code, _, error = call("export.py", checkpoint(run), *COMPRESS)
+    assert code == 1
+    assert error.startswith("error: `compress`: ")
+    assert "holds a model without layers or embedding tables to compress; leave it out." in error
+    assert everything(run) == before
 
 
 def test_tables_that_changed_are_refused(run, call, workplace):

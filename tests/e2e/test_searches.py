@@ -41,9 +41,8 @@ def test_a_classical_model_is_trained_and_evaluated_by_the_same_commands(run, ca
     (folder / "report.html").unlink()
     assert call("report.py", f"runs={folder}").returncode == 0
     assert (folder / "report.html").read_text(encoding="utf-8") == page
-    done = call("export.py", f"checkpoint={checkpoint}")
-    assert done.returncode == 1
-    assert "holds ItemKNN, of which there is no bundle" in done.stderr
+    done = call("verify.py", f"bundle={folder}/bundle", f"checkpoint={checkpoint}", f"rows={folder}/test_rows.parquet")
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize(
