@@ -176,7 +176,7 @@ def write_artifact(
         probable = served.model.probable
         rows, quality = labelled_rows(raw, sessions["recommender"], probable=probable)
         content = {
-            "model": served.model.name if isinstance(served.model, Fitted) else type(served.model).__name__,
+            **_named(served.model),
             "variant": served.name,
             "schema": served.model.schema.to_dict(),
             "vocabularies": served.encoders.sizes(),
@@ -192,6 +192,13 @@ def write_artifact(
         with whole_file(folder.parent / "test_rows.parquet") as draft:
             pq.write_table(rows, draft)
     return content
+
+
+def _named(model: Trained) -> dict[str, str]:
+    """What the model is called, and for a classical one what its graphs remember of users: `keys`, or `events` too."""
+    if not isinstance(model, Fitted):
+        return {"model": type(model).__name__}
+    return {"model": model.name, "remembers": "events" if model.model.vectors() is None else "keys"}
 
 
 def _as_exported(model: Trained) -> Trained:

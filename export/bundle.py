@@ -55,8 +55,8 @@ def write_bundle(
             data is one file beside it.
         manifest: `name`, `model`, `schema` (as of `FeatureSchema.to_dict`) and whatever else is known of the model.
             Read again are `tolerance` (how far the sample's scores may be from the expected ones, 1e-5 if absent),
-            `quality` (by `export.verify`), `probabilities` (whether the scores are, true if absent), `metrics` (nested)
-            and `variants` (a list of mappings with equal keys).
+            `quality` (by `export.verify`), `probabilities` (whether the scores are, true if absent), `remembers` (of
+            users: `keys`, or `events` too), `metrics` (nested) and `variants` (a list of mappings with equal keys).
         sample: for each graph by verb a request, the arguments of `Bundle.score`, `rank` and `retrieve`:
             {"score": {columns by name}, "rank": {"user": ..., "candidates": ..., "k": ...}, "retrieve": ...}.
         key: 32 bytes; encrypts everything that holds weights or values of columns.

@@ -5,6 +5,7 @@ from recsys.classical.biases import fit_biases
 from recsys.classical.ease import EASE
 from recsys.classical.ials import IALS
 from recsys.classical.nmf import NMF, FullNMF
+from recsys.classical.popularity import Popularity
 from recsys.classical.ratings import Ratings
 from recsys.classical.svd import SVD
 from recsys.classical.truncated_svd import TruncatedSVD
@@ -32,6 +33,19 @@ def test_ratings_held_out_of_a_table_of_rank_two_are_found_again(model):
     table, seen, ratings = low_rank()
     score = model.fit(ratings).score(*GRID).reshape(table.shape)
     assert np.abs(score - table)[~seen].max() < 0.05
+
+
+@pytest.mark.parametrize(
+    "model",
+    [SVD(embedding_dim=2), NMF(), FullNMF(embedding_dim=2), Popularity()]
+    + [TruncatedSVD(embedding_dim=2, centre=centre) for centre in ("user", "item", "baseline")],
+    ids=lambda model: type(model).__name__,
+)
+def test_products_of_vectors_are_the_scores(model):
+    _, _, ratings = low_rank()
+    user_UD, item_ID = model.fit(ratings).vectors()
+    expected = model.score(*GRID).reshape(40, 30)
+    np.testing.assert_allclose(user_UD @ item_ID.T, expected, atol=1e-12)
 
 
 def test_factors_of_nmf_are_never_negative():

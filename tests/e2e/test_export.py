@@ -235,7 +235,7 @@ def test_damaged_files_fail_by_name(run, call, tmp_path, name):
     assert "failed: files and sample; do not serve it" in error
 
 
-@also_classical
+@pytest.mark.parametrize("run", ["deepfm", "item_knn"], indirect=True)
 def test_an_encrypted_bundle_opens_with_its_key_only(run, call, workplace, tmp_path, monkeypatch):
     (tmp_path / "key").write_text(KEY.hex())
     (tmp_path / "other").write_text("00" * 32)

@@ -29,6 +29,7 @@ def test_a_classical_model_is_trained_and_evaluated_by_the_same_commands(run, ca
     done = run("train.py", "model=item_knn", "model.k=5")
     assert done.returncode == 0, done.stderr
     folder = newest(bookshop, "item_knn")
+    assert "as confidential as those rows" in (folder / "bundle" / "README.md").read_text(encoding="utf-8")
     names = {"config.yaml", "run.log", "metrics.json", "evaluation.json", "report.html", "encoders.json", "plots"}
     assert names <= {path.name for path in folder.iterdir()}
     metrics = json.loads((folder / "metrics.json").read_text())

@@ -18,6 +18,7 @@ from export.artifact import (
 from export.graph import open_graph
 from export.runtime import Bundle
 from export.tables import quantize_tables
+from export.verify import check_quality
 from recsys.data.split import TEST
 
 
@@ -81,6 +82,33 @@ def test_a_graph_without_dense_layers_stays_as_it_is(exported, tmp_path):
     assert quantize_layers(path, exported("mf").raw) is False
     assert path.read_bytes() == exported("mf").paths["recommender"].read_bytes()
     assert open_graph(path)
+
+
+def test_scores_of_liking_are_no_probabilities_and_the_bundle_says_so(exported, tmp_path):
+    made = exported("ease", "implicit")
+    served = Served(model=made.model, encoders=made.raw.store.encoders)
+    content = write_artifact(served, made.raw, tmp_path / "ease", manifest={"name": "tiny"})
+    assert (content["model"], content["probabilities"], content["remembers"]) == ("EASE", False, "events")
+    assert content["quality"].keys() == {"rows", "auc"}
+    rows, bundle = pd.read_parquet(tmp_path / "test_rows.parquet"), Bundle.load(tmp_path / "ease")
+    checks = check_quality(bundle, rows)
+    assert [(check.name, check.passed) for check in checks] == [("auc", True)]
+    assert content["quality"]["auc"] == pytest.approx(
+        roc_auc_score(rows["label"], bundle.score(rows[["shopper", "sku"]]))
+    )
+    readme = (tmp_path / "ease" / "README.md").read_text(encoding="utf-8")
+    assert "how well they fit: more is better, one per row or candidate" in readme
+    assert "chance" not in readme
+    assert "keep the bundle as confidential as those rows" in readme
+    assert (
+        write_artifact(
+            Served(model=exported("svd").model, encoders=made.raw.store.encoders),
+            exported("svd").raw,
+            tmp_path / "svd",
+            manifest={"name": "tiny"},
+        )["remembers"]
+        == "keys"
+    )
 
 
 def test_a_deepfm_of_int8_tables_is_written_and_scores_as_it_should(exported, tmp_path):
