@@ -15,7 +15,7 @@ from rich.table import Table
 
 from export.artifact import CHECKED_ROWS, FLOAT, model_scores
 from export.rows import RawRows, plain
-from export.runtime import Bundle, read_key
+from export.runtime import TOLERANCE, Bundle, read_key
 from export.verify import Check, check_files, check_parity, check_quality
 from recsys.cli import launch
 from recsys.config import check_paths, checkpoint_config, reopen
@@ -36,7 +36,8 @@ def verify(cfg: DictConfig) -> None:
             raise ValueError(
                 f"`checkpoint`: the bundle holds the variant {variant!r}, which scores otherwise; give rows=..."
             )
-        checks.append(check_parity(bundle, *scored_rows(bundle, cfg.checkpoint)))
+        tolerance = bundle.manifest.get("tolerance", TOLERANCE)
+        checks.append(check_parity(bundle, *scored_rows(bundle, cfg.checkpoint), tolerance))
     if bundle is not None and cfg.rows:
         checks += check_quality(bundle, labelled_table(cfg.rows))
     Console(highlight=False).print(checks_table(f"Verification of {cfg.bundle}", checks))

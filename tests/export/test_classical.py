@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from export import classical, pairs
-from export.artifact import Served, check_parity, model_scores, write_graphs
+from export.artifact import Served, check_parity, model_scores, tolerance_of, write_artifact, write_graphs
 from export.pairs import in_float32
 from export.rows import RawRows
+from export.runtime import Bundle
 from export.vocabularies import MISSING_INT
 from recsys.classical.base import Classical
 from recsys.data.module import DataModule, DataSpec
@@ -45,6 +46,7 @@ def shops(tiny_in, tmp_path_factory):
         "binary": {"kind": "binary", "column": "bought"},
         "rating": {"kind": "rating", "column": "stars", "range": [1, 5]},
         "implicit": {"kind": "implicit"},
+        "points": {"kind": "rating", "column": "points", "range": [200, 1000]},
     }
 
     @functools.cache
@@ -55,6 +57,7 @@ def shops(tiny_in, tmp_path_factory):
         late = {"shopper": ["q1", "q2", "p1", "q1"], "sku": [100, 900, -7, -7], "when": 501}
         visits = pd.concat([visits, pd.DataFrame({**late, "bought": [0, 1, 1, 0], "device": "desk"})])
         visits["stars"] = np.random.default_rng(0).integers(1, 6, len(visits))
+        visits["points"] = 200 * visits["stars"]
         visits.to_csv(folder / "visits.csv", index=False)
         with (folder / "people.csv").open("a") as people:
             people.write("q1,20\nq2,30\n")
@@ -148,6 +151,15 @@ def test_whatever_keys_come_in_are_answered_as_the_model_answers_the_cold(made, 
         assert len(items) == min(k, len(item_of) - len({*skus} & {*item_of}))
 
     check()
+
+
+def test_scores_of_many_digits_may_differ_in_the_last_of_float32(made, tmp_path):
+    of = made("item_knn", "points")
+    served = Served(model=of.model, encoders=of.raw.store.encoders)
+    content = write_artifact(served, of.raw, tmp_path / "bundle", manifest={"name": "points"})
+    assert 1e-5 < content["parity"] < content["tolerance"] <= 1e-3
+    assert Bundle.load(tmp_path / "bundle").manifest["tolerance"] == content["tolerance"]
+    assert tolerance_of(made("item_knn", "rating").model, made("item_knn", "rating").raw) == 1e-5
 
 
 def test_a_catalogue_too_large_to_score_at_once_has_no_retriever(made, monkeypatch, tmp_path):
