@@ -15,7 +15,8 @@ from spox import Var
 from export.builder import GraphBuilder
 from export.catalogue import UNKNOWN, Catalogue, raw_keys
 from export.graph import best, best_unseen
-from export.pairs import Places, behind_nothing, cells, pair_scores
+from export.pairs import cells, pair_scores
+from export.places import Places, behind_nothing
 from export.vocabularies import elements, look_up
 from recsys.classical.fitted import Fitted
 from recsys.classical.popularity import Popularity
@@ -64,7 +65,7 @@ class ClassicalGraph:
 
     def scores(self, user: Var, item_B: Var) -> tuple[Var, Var]:
         """What the model ranks items by, and the scores to show, float32 (B,) each."""
-        warm_B = pair_scores(self.graph, self.fitted.model, self.shop.places, user, item_B)
+        warm_B = pair_scores(self.graph, self.shop.places, user, item_B)
         score_B = self._with_prior(warm_B, user, item_B)
         model = self.fitted.model
         if isinstance(model, Popularity):  # it ranks by how many met an item, whatever they said of it

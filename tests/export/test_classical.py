@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from export import classical, pairs
+from export import classical, places
 from export.artifact import Served, check_parity, model_scores, tolerance_of, write_artifact, write_graphs
-from export.pairs import in_float32
+from export.places import in_float32
 from export.rows import RawRows
 from export.runtime import Bundle
 from export.vocabularies import MISSING_INT
@@ -188,7 +188,7 @@ def test_similarities_of_too_many_and_models_without_a_graph_are_refused_with_a_
 
     of = made("item_knn", "rating")
     served = Served(model=of.model, encoders=of.raw.store.encoders)
-    monkeypatch.setattr(pairs, "LARGEST", 3)
+    monkeypatch.setattr(places, "LARGEST", 3)
     with pytest.raises(ValueError, match=r"up to 3 items to each other, got 15; give model.table=100"):
         write_graphs(served, of.raw, tmp_path)
     object.__setattr__(of.model, "model", Strange.restore({}, of.model.model.learned))
