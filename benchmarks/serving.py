@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 
 from export.catalogue import Catalogue
-from export.core import example_batch, request_core, row_core
+from export.core import example_batch, row_core
 from export.graph import open_graph, ranker_graph, recommender_graph, save_graph
 from export.measure import load_figures
 from export.prune import prune_hidden
@@ -117,7 +117,7 @@ def write_variants(
     for name, variant in variants.items():
         graphs = {
             "rows": recommender_graph(row_core(variant), variant, encoders),
-            "request": ranker_graph(request_core(variant), variant, encoders, catalogue),
+            "request": ranker_graph(variant, encoders, catalogue, half=name == "int8"),
         }
         for form, graph in graphs.items():
             paths[f"{name} {form}"] = path = folder / f"{name}-{form}.onnx"

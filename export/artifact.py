@@ -17,7 +17,7 @@ import torch
 
 from export.bundle import write_bundle
 from export.catalogue import Catalogue
-from export.core import request_core, row_core, user_core
+from export.core import row_core, user_core
 from export.graph import open_graph, ranker_graph, recommender_graph, retriever_graph, save_graph
 from export.multiply_out import multiply_out
 from export.quality import Judge
@@ -56,7 +56,7 @@ def write_graphs(served: Served, raw: RawRows, folder: Path) -> dict[str, Path]:
     catalogue = Catalogue.build(model.schema, encoders, raw.events.items)
     graphs = {
         "recommender": recommender_graph(row_core(model), model, encoders),
-        "ranker": ranker_graph(request_core(model), model, encoders, catalogue),
+        "ranker": ranker_graph(model, encoders, catalogue, half=served.int8_layers),
     }
     if model.separable:
         graphs["retriever"] = retriever_graph(user_core(model), model, encoders, catalogue)

@@ -5,11 +5,15 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from omegaconf import OmegaConf
 
+from export import graph
 from export.artifact import check_parity
+from export.catalogue import Catalogue
+from export.graph import ranker_graph
 from export.rows import RawRows
 from export.vocabularies import MISSING_INT
 from recsys.data.batches import make_batch
@@ -129,6 +133,23 @@ def test_a_request_ranks_items_that_the_catalogue_does_not_hold(exported):
     (score_B,) = recommender.run(["score"], past)
     score_N, _ = ranker.run(None, request)
     np.testing.assert_allclose(score_N, score_B[[0, 0]], atol=1e-6)
+
+
+@pytest.mark.parametrize("half", [True, False])
+def test_a_request_scores_the_same_whether_or_not_items_are_summed_in_advance(half, exported, monkeypatch):
+    made, scores = exported("deepfm"), {}
+    raw = made.raw
+    catalogue = Catalogue.build(made.model.schema, raw.store.encoders, raw.events.items)
+    for limit in (graph.READY, 0):
+        monkeypatch.setattr(graph, "READY", limit)
+        content = ranker_graph(made.model, raw.store.encoders, catalogue, half=half)
+        assert ("catalogue/sums" in {tensor.name for tensor in content.graph.initializer}) == (limit > 0)
+        session = onnxruntime.InferenceSession(content.SerializeToString())
+        request = raw.request(session, int(np.flatnonzero(raw.store.part_E == TEST)[0]), np.arange(raw.store.items), 5)
+        request["candidates"] = np.append(request["candidates"], [-5, MISSING_INT])
+        scores[limit], _ = session.run(None, request)
+    np.testing.assert_allclose(*scores.values(), atol=2e-3 if half else 1e-5)
+    assert np.ptp(scores[0]) > 0.1
 
 
 @pytest.mark.parametrize(
