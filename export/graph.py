@@ -22,7 +22,7 @@ from torch import Tensor
 from export.builder import OPSET, GraphBuilder
 from export.catalogue import UNKNOWN, Catalogue
 from export.columns import RawColumns
-from export.core import LARGE, ready_core, request_core
+from export.core import ready_core, request_core
 from export.multiply_out import MultipliedDeepFM, multiply_out
 from recsys.data.batches import Batch
 from recsys.data.encoders import Encoders
@@ -30,6 +30,7 @@ from recsys.models.base import Recommender
 from recsys.schema import CONTEXT, PADDING, FeatureSchema, history_name
 
 READY, BLOCK = 2**28, 65536  # bytes kept for what is known of items in advance; items computed at once
+OUTSIDE = 2**25  # bytes of weights from which they lie in a file of their own
 EXPORTER = "torch.onnx.export(dynamo=True)"
 
 
@@ -154,7 +155,7 @@ def _of_items(compute: Callable[[Batch], Tensor], catalogue: Catalogue) -> np.nd
 
 
 def save_graph(graph: onnx.ModelProto, path: Path, model: Recommender) -> None:
-    """Write a graph with its origin in the metadata; weights of over 1.5 GB go to `<name>.data` beside it."""
+    """Write a graph with its origin in the metadata."""
     origin = {
         "opset": str(OPSET),
         "exporter": EXPORTER,
@@ -163,9 +164,17 @@ def save_graph(graph: onnx.ModelProto, path: Path, model: Recommender) -> None:
         "model": type(model).__name__,
     }
     onnx.helper.set_model_props(graph, origin)
+    write_graph(graph, path)
+
+
+def write_graph(graph: onnx.ModelProto, path: Path) -> None:
+    """Write a graph; weights of over 32 MiB go to `<name>.data` beside it, which ONNX Runtime maps and never copies."""
+    outside = path.with_name(f"{path.name}.data")
+    outside.unlink(missing_ok=True)  # onnx would write behind what is there
     size = sum(len(tensor.raw_data) for tensor in graph.graph.initializer)
-    location = f"{path.name}.data"
-    onnx.save_model(graph, path, save_as_external_data=size > LARGE, location=location, size_threshold=2**20)
+    onnx.save_model(
+        graph, path, save_as_external_data=size > OUTSIDE, location=outside.name, size_threshold=OUTSIDE // 32
+    )
 
 
 def open_graph(path: Path, *, threads: int = 0) -> onnxruntime.InferenceSession:
