@@ -19,7 +19,7 @@ import torch
 from export.bundle import write_bundle
 from export.catalogue import Catalogue
 from export.classical import classical_graphs
-from export.core import request_core, row_core, user_core
+from export.core import row_core, user_core
 from export.graph import open_graph, ranker_graph, recommender_graph, retriever_graph, save_graph
 from export.multiply_out import multiply_out
 from export.quality import Judge
@@ -64,7 +64,7 @@ def write_graphs(served: Served, raw: RawRows, folder: Path) -> dict[str, Path]:
     if isinstance(model, Fitted):
         graphs = classical_graphs(model, raw.events, catalogue)
     else:
-        graphs = deep_graphs(model, served.encoders, catalogue)
+        graphs = deep_graphs(model, served.encoders, catalogue, half=served.int8_layers)
     paths = {name: folder / f"{name}.onnx" for name in graphs}
     for name, graph in graphs.items():
         save_graph(graph, paths[name], model)
@@ -73,11 +73,13 @@ def write_graphs(served: Served, raw: RawRows, folder: Path) -> dict[str, Path]:
     return paths
 
 
-def deep_graphs(model: Recommender, encoders: Encoders, catalogue: Catalogue) -> dict[str, onnx.ModelProto]:
-    """The row and the request form, and for a separable model the retrieval form."""
+def deep_graphs(
+    model: Recommender, encoders: Encoders, catalogue: Catalogue, *, half: bool
+) -> dict[str, onnx.ModelProto]:
+    """The row and the request form (see `ranker_graph` for `half`), and for a separable model the retrieval form."""
     graphs = {
         "recommender": recommender_graph(row_core(model), model, encoders),
-        "ranker": ranker_graph(request_core(model), model, encoders, catalogue),
+        "ranker": ranker_graph(model, encoders, catalogue, half=half),
     }
     if model.separable:
         graphs["retriever"] = retriever_graph(user_core(model), model, encoders, catalogue)

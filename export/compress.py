@@ -37,7 +37,8 @@ GAIN = 0.95  # a variant must need at most this share of the trained model's lat
 class Compression:
     """What is tried, every combination of it, and what decides.
 
-    `keep`: shares of the hidden units (1: all), fine-tuned for `epochs` at `lr_share` of the learning rate.
+    `keep`: shares of the hidden units (1: all), taught by the trained model for
+    `epochs`, from `lr_share` times the learning rate of its training on.
     `min_count`: values with fewer training rows share the unseen row; `table_rows` adds the least such count that
     leaves at most as many table rows. `tables` and `dense`: numbers of the embedding tables and of the dense layers. A
     variant may lose at most `budget` of the metric on at most `rows` validation rows; of those that do, the best has
@@ -46,13 +47,13 @@ class Compression:
 
     budget: float = 0.001
     target: Target = "latency"
-    keep: tuple[float, ...] = (1.0, 0.5)
+    keep: tuple[float, ...] = (1.0, 0.5, 0.25)
     min_count: tuple[int, ...] = (1,)
     table_rows: int | None = None
     tables: tuple[Numbers, ...] = ("float32", "int8")
     dense: tuple[Numbers, ...] = ("float32", "int8")
-    epochs: int = 1
-    lr_share: float = 0.05
+    epochs: int = 2
+    lr_share: float = 2.0
     rows: int = 50_000
 
     def __post_init__(self) -> None:
@@ -62,7 +63,7 @@ class Compression:
             "keep": (all(0 < share <= 1 for share in self.keep), "shares of the hidden units in (0, 1]"),
             "min_count": (all(count >= 1 for count in self.min_count), "counts of at least 1"),
             "epochs": (self.epochs >= 0, "at least 0"),
-            "lr_share": (0 < self.lr_share <= 1, "a share of the training's learning rate in (0, 1]"),
+            "lr_share": (self.lr_share > 0, "a multiple, above 0, of the training's learning rate"),
             "rows": (self.rows >= 1, "at least 1"),
         }
         for name, (holds, rule) in rules.items():
@@ -114,12 +115,12 @@ class Variant:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trials:
-    """Tries the combinations of `settings`; `fine_tune` trains a pruned model on, graphs are written to `folder`."""
+    """Tries the combinations of `settings`; `distill(pruned, trained)` teaches, graphs are written to `folder`."""
 
     settings: Compression
     raw: RawRows
     folder: Path
-    fine_tune: Callable[[Recommender], Recommender]
+    distill: Callable[[Recommender, Recommender], Recommender]
 
     def run(self, model: Recommender) -> Iterator[Variant]:
         """Every variant as it is measured, the trained model itself first."""
@@ -160,7 +161,7 @@ class Trials:
         for keep, min_count in sorted(combinations, key=lambda c: (-c[0], c[1])):
             if keep not in narrow:
                 log.info("pruning the hidden layers to %g of their units", keep)
-                narrow[keep] = self.fine_tune(prune_hidden(model, calibration(self.raw), keep))
+                narrow[keep] = self.distill(prune_hidden(model, calibration(self.raw), keep), model)
             smaller = prune_rows(narrow[keep], encoders, min_count) if min_count > 1 else (narrow[keep], encoders)
             yield keep, min_count, *smaller
 

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -18,7 +19,7 @@ from torch.export import Dim
 
 from export.builder import OPSET
 from export.fold import fold_weights
-from export.multiply_out import multiply_out
+from export.multiply_out import MultipliedDeepFM, multiply_out
 from recsys.data.batches import Batch
 from recsys.data.request import split
 from recsys.models.base import Recommender
@@ -77,10 +78,31 @@ class Inputs:
         return {self.prefix + name: {**first, **dims} for name, dims in shapes.items()}
 
 
+@dataclass(frozen=True, slots=True)
+class ReadyItems:
+    """What is known of N items in advance, (N, K), as a core's input `item/sums`."""
+
+    width: int
+
+    def tensors(self, sums_NK: Tensor) -> dict[str, Tensor]:
+        """The tensor by its name."""
+        return {"item/sums": sums_NK}
+
+    def batch(self, tensors: dict[str, Tensor]) -> Tensor:
+        """The tensor."""
+        return tensors["item/sums"]
+
+    def dims(self, rows: Dim | None) -> dict[str, dict[int, Dim]]:
+        """Its dynamic dimension."""
+        return {"item/sums": {} if rows is None else {0: rows}}
+
+
 class _Form(nn.Module):
     """A function of batches as a module over the tensors of `inputs`, in their order."""
 
-    def __init__(self, model: Recommender, compute: Callable[..., Tensor], inputs: Sequence[Inputs]) -> None:
+    def __init__(
+        self, model: Recommender, compute: Callable[..., Tensor], inputs: Sequence[Inputs | ReadyItems]
+    ) -> None:
         super().__init__()
         self.model, self.compute, self.inputs = model, compute, inputs
 
@@ -109,6 +131,13 @@ def request_core(model: Recommender) -> onnx.ModelProto:
     return _export(ready, ready.score_candidates, inputs, "score")
 
 
+def ready_core(ready: MultipliedDeepFM, width: int) -> onnx.ModelProto:
+    """`score` (N,) of N items of which the `item_sums` are known, (N, `width`), for one user in one scene."""
+    context, _ = split(example_batch(ready.schema, 3), ready.schema)
+    items = (ReadyItems(width), torch.zeros(3, width), Dim("candidates", min=1))
+    return _export(ready, ready.score_ready, [(Inputs(ready, CONTEXT, "context/"), context, None), items], "score")
+
+
 def user_core(model: Recommender) -> onnx.ModelProto:
     """`vector` (1, K) of a separable model's user, inputs `context/...`."""
     context, _ = split(example_batch(model.schema, 3), model.schema)
@@ -116,7 +145,10 @@ def user_core(model: Recommender) -> onnx.ModelProto:
 
 
 def _export(
-    model: Recommender, compute: Callable[..., Tensor], parts: Sequence[tuple[Inputs, Batch, Dim | None]], output: str
+    model: Recommender,
+    compute: Callable[..., Tensor],
+    parts: Sequence[tuple[Inputs | ReadyItems, Any, Dim | None]],
+    output: str,
 ) -> onnx.ModelProto:
     form = _Form(model, compute, [inputs for inputs, _, _ in parts]).eval()
     tensors = {n: t for inputs, batch, _ in parts for n, t in inputs.tensors(batch).items()}

@@ -8,6 +8,7 @@
 """
 
 import importlib.metadata
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,16 +18,21 @@ import spox
 import spox.opset.ai.onnx.v20 as op
 import torch
 from spox import Var
+from torch import Tensor
 
 from export.builder import OPSET, GraphBuilder
 from export.catalogue import UNKNOWN, Catalogue
 from export.columns import RawColumns
-from export.core import LARGE
+from export.core import ready_core, request_core
+from export.multiply_out import MultipliedDeepFM, multiply_out
 from recsys.classical.fitted import Fitted
+from recsys.data.batches import Batch
 from recsys.data.encoders import Encoders
 from recsys.models.base import Recommender
 from recsys.schema import CONTEXT, PADDING, FeatureSchema, history_name
 
+READY, BLOCK = 2**28, 65536  # bytes kept for what is known of items in advance; items computed at once
+OUTSIDE = 2**25  # bytes of weights from which they lie in a file of their own
 EXPORTER = "torch.onnx.export(dynamo=True)"
 
 
@@ -38,9 +44,9 @@ def recommender_graph(core: onnx.ModelProto, model: Recommender, encoders: Encod
 
 
 def ranker_graph(
-    core: onnx.ModelProto, model: Recommender, encoders: Encoders, catalogue: Catalogue
+    model: Recommender, encoders: Encoders, catalogue: Catalogue, *, half: bool = False
 ) -> onnx.ModelProto:
-    """The request form around a `request_core` of the model."""
+    """The request form; `half` keeps in 16 bits what was computed of the catalogue's items in advance."""
     graph, schema = GraphBuilder(), model.schema
     columns = RawColumns(graph, schema, encoders, model.reads, 1).feeds(CONTEXT, histories=False)
     keys_N = graph.input("candidates", catalogue.keys.dtype.type, ("candidates",))
@@ -53,9 +59,7 @@ def ranker_graph(
     else:
         place_N = catalogue.places(keys_N)
     place_N = op.max([place_N, op.const(UNKNOWN)])
-    items = {"ids": catalogue.ids(graph, place_N)}
-    items |= {"numbers": catalogue.numbers(graph, place_N)} if catalogue.side.numbers.shape[1] else {}
-    items |= {name: catalogue.tags(graph, name, place_N) for name in catalogue.side.tags}
+    core, items = _items(graph, model, catalogue, place_N, half=half)
     feeds = {f"context/{n}": v for n, v in columns.items()} | {f"item/{n}": v for n, v in items.items()}
     score_N = graph.inline(core, feeds)["score"]
     return graph.build({"score": score_N, "top": best(graph, score_N)})
@@ -66,6 +70,19 @@ def best(graph: GraphBuilder, value_N: Var) -> Var:
     count = op.min([graph.input("k", np.int64, (1,)), op.shape(value_N)])
     _, top_K = op.top_k(value_N, op.max([count, op.const([0])]))
     return top_K
+
+
+def _items(
+    graph: GraphBuilder, model: Recommender, catalogue: Catalogue, place_N: Var, *, half: bool
+) -> tuple[onnx.ModelProto, dict[str, Var]]:
+    """A core for requests, and what it takes of the items at some places of the catalogue."""
+    ready = multiply_out(model)
+    if isinstance(ready, MultipliedDeepFM) and (sums := ready_sums(ready, catalogue)) is not None:
+        table = graph.weight("catalogue/sums", sums.astype("float16") if half else sums)
+        return ready_core(ready, sums.shape[1]), {"sums": op.cast(op.gather(table, place_N), to=np.float32)}
+    items = {"ids": catalogue.ids(graph, place_N)}
+    items |= {"numbers": catalogue.numbers(graph, place_N)} if catalogue.side.numbers.shape[1] else {}
+    return request_core(model), items | {name: catalogue.tags(graph, name, place_N) for name in catalogue.side.tags}
 
 
 def _cut(values: Var, length: Var) -> tuple[Var, Var]:
@@ -133,17 +150,26 @@ def _to_score(schema: FeatureSchema, logit: Var) -> Var:
     return op.clip(logit, low, high)
 
 
-@torch.no_grad()
-def item_vectors(model: Recommender, catalogue: Catalogue, *, block: int = 65536) -> np.ndarray:
+def item_vectors(model: Recommender, catalogue: Catalogue) -> np.ndarray:
     """The vectors (I, K) of all items of the catalogue for a separable model, float32."""
-    blocks = []
-    for start in range(1, len(catalogue.keys) + 1, block):
-        blocks.append(model.item_vectors(catalogue.batch(slice(start, start + block))).numpy())
-    return np.concatenate(blocks)
+    return _of_items(model.item_vectors, catalogue)[1:]
+
+
+def ready_sums(model: MultipliedDeepFM, catalogue: Catalogue) -> np.ndarray | None:
+    """The `item_sums` (1 + I, K) of all items, an unknown one first; None where they would take over 256 MiB."""
+    width = model.item_sums(catalogue.batch(slice(0, 1))).shape[1]
+    return _of_items(model.item_sums, catalogue) if 4 * width * len(catalogue.side.ids) <= READY else None
+
+
+@torch.no_grad()
+def _of_items(compute: Callable[[Batch], Tensor], catalogue: Catalogue) -> np.ndarray:
+    """What a model makes of the items of the catalogue, an unknown one first, (1 + I, K), float32."""
+    starts = range(0, len(catalogue.side.ids), BLOCK)
+    return np.concatenate([compute(catalogue.batch(slice(start, start + BLOCK))).numpy() for start in starts])
 
 
 def save_graph(graph: onnx.ModelProto, path: Path, model: Recommender | Fitted) -> None:
-    """Write a graph with its origin in the metadata; weights of over 1.5 GB go to `<name>.data` beside it."""
+    """Write a graph with its origin in the metadata."""
     origin = {
         "opset": str(OPSET),
         "exporter": f"spox {spox.__version__}" if isinstance(model, Fitted) else EXPORTER,
@@ -152,9 +178,17 @@ def save_graph(graph: onnx.ModelProto, path: Path, model: Recommender | Fitted) 
         "model": model.name if isinstance(model, Fitted) else type(model).__name__,
     }
     onnx.helper.set_model_props(graph, origin)
+    write_graph(graph, path)
+
+
+def write_graph(graph: onnx.ModelProto, path: Path) -> None:
+    """Write a graph; weights of over 32 MiB go to `<name>.data` beside it, which ONNX Runtime maps and never copies."""
+    outside = path.with_name(f"{path.name}.data")
+    outside.unlink(missing_ok=True)  # onnx would write behind what is there
     size = sum(len(tensor.raw_data) for tensor in graph.graph.initializer)
-    location = f"{path.name}.data"
-    onnx.save_model(graph, path, save_as_external_data=size > LARGE, location=location, size_threshold=2**20)
+    onnx.save_model(
+        graph, path, save_as_external_data=size > OUTSIDE, location=outside.name, size_threshold=OUTSIDE // 32
+    )
 
 
 def open_graph(path: Path, *, threads: int = 0) -> onnxruntime.InferenceSession:

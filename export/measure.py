@@ -36,8 +36,7 @@ def measure(path: Path, feed: Mapping[str, np.ndarray]) -> dict[str, float]:
     `size_mb` with external data, `load_s` and `rss_mb` of a fresh process with this graph alone, `p50_ms@B` and
     `p99_ms@B` at batch size B on one thread, `rows_per_s` at 512 rows on all cores.
     """
-    files = [path, path.with_name(f"{path.name}.data")]
-    figures = {"size_mb": sum(f.stat().st_size for f in files if f.exists()) / 2**20, **load_figures(path)}
+    figures = {"size_mb": file_size(path), **load_figures(path)}
     session = open_graph(path, threads=1)
     for batch in BATCHES:
         seconds = run_times(session, {name: values[:batch] for name, values in feed.items()})
@@ -45,6 +44,12 @@ def measure(path: Path, feed: Mapping[str, np.ndarray]) -> dict[str, float]:
     everyone = open_graph(path)
     figures["rows_per_s"] = BATCHES[-1] / float(np.median(run_times(everyone, feed)))
     return {name: float(value) for name, value in figures.items()}
+
+
+def file_size(path: Path) -> float:
+    """MiB of a graph with its external data."""
+    files = (path, path.with_name(f"{path.name}.data"))
+    return sum(file.stat().st_size for file in files if file.exists()) / 2**20
 
 
 def load_figures(path: Path) -> dict[str, float]:

@@ -99,6 +99,18 @@ class MultipliedDeepFM(DeepFM):
         shared = self._add(self._nothing(), context, CONTEXT)
         return self._logit(self._add(shared, items, ITEM))
 
+    def item_sums(self, items: Batch) -> Tensor:
+        """What items add to the sums of whatever context they are offered in, (N, H + D + 1)."""
+        nothing = Sums(*(torch.zeros_like(value) for value in self._nothing()))
+        return torch.cat([value.reshape(len(items), -1) for value in self._add(nothing, items, ITEM)], 1)
+
+    def score_ready(self, context: Batch, sums_NK: Tensor) -> Tensor:
+        """`score_candidates` of items of which the `item_sums` are known."""
+        shared, hidden = self._add(self._nothing(), context, CONTEXT), self._first_layer().out_features
+        parts = Sums(sums_NK[:, :hidden], sums_NK[:, hidden:-1], sums_NK[:, -1])
+        whole = Sums(*(mine + theirs for mine, theirs in zip(shared, parts, strict=True)))
+        return self.to_score(self._logit(whole))
+
     def _nothing(self) -> Sums:
         """The sums of no columns."""
         return Sums(self._first_layer().bias, torch.zeros(self.embedding.table.embedding_dim), self.bias)

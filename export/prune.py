@@ -39,7 +39,7 @@ class HiddenLayer:
 
 
 def prune_hidden(model: Recommender, batches: Iterable[Batch], keep: float) -> Recommender:
-    """A model with the share `keep` of the units of every hidden layer, ready to be fine-tuned.
+    """A model with the share `keep` of the units of every hidden layer, ready to be taught by the whole one.
 
     Widths become multiples of 8, at least 8. Which units go is chosen by the optimal brain surgeon for whole units
     (Hassibi and Stork 1993; Kurtic et al. 2023, arXiv:2302.04089): again and again the one without which the layer

@@ -18,6 +18,8 @@ from onnxruntime.quantization import QuantType, quantize_dynamic
 from onnxruntime.quantization.onnx_model import ONNXModel
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
+from export.graph import write_graph
+
 RUNS = 30
 GAIN = 0.8
 FEATURES = {
@@ -69,7 +71,7 @@ def quantize_dense(
         content = _quantized(prepared, [name for name in names if name not in keep_float], reduce_range)
     del content.metadata_props[:]
     content.metadata_props.extend(onnx.load(path, load_external_data=False).metadata_props)
-    onnx.save(content, out)
+    write_graph(content, out)
 
 
 def _quantized(prepared: Path, names: list[str], reduce_range: bool) -> ModelProto:
@@ -121,8 +123,9 @@ def float_where_better(path: Path, feeds: Sequence[Feed], *, harm: float = 0.01)
 def _prepared(path: Path) -> Iterator[Path]:
     """The graph made ready for quantization, in a temporary folder."""
     with tempfile.TemporaryDirectory() as folder:
-        prepared = Path(folder) / "prepared.onnx"
-        quant_pre_process(str(path), str(prepared), skip_symbolic_shape=True)
+        whole, prepared = Path(folder) / "whole.onnx", Path(folder) / "prepared.onnx"
+        onnx.save(onnx.load(path), whole)  # the preparation loses sight of external data
+        quant_pre_process(str(whole), str(prepared), skip_symbolic_shape=True)
         content = ONNXModel(onnx.load(prepared))
         content.replace_gemm_with_matmul()  # as the quantizer will do, under other names
         content.clean_initializers()

@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from recsys.checkpoints import Interrupted
 from recsys.cli import go_on_in
-from recsys.config import build_data, build_model, build_trainer, is_classical, training_of
+from recsys.config import build_data, build_model, build_trainer, is_classical
 from recsys.data.module import DataModule
 from recsys.evaluation import Evaluation, evaluate
 from recsys.files import whole_file
@@ -97,22 +97,6 @@ def train_seeds(cfg: DictConfig, folder: Path, finish: Finish) -> float:
     console.print(seeds_table(f"{cfg.data.name}, {len(seeds)} seeds", mean, std))
     console.print(f"report: {write_comparison(folders, folder / 'report.html')}")
     return statistics.mean(best)
-
-
-def fine_tune(model: Recommender, data: DataModule, cfg: DictConfig, *, epochs: int, lr_share: float) -> Recommender:
-    """Train a model on for some epochs, on one device and without validation, and return it in evaluation mode.
-
-    The learning rate falls from the share `lr_share` of the configuration's to 0: a trained model needs small steps.
-    """
-    if not epochs:
-        return model.eval()
-    pl.seed_everything(cfg.seed, workers=True, verbose=False)
-    changes = {"optimizer": {"lr": cfg.optimizer.lr * lr_share}, "schedule": "linear", "warmup": 0.0}
-    changes |= {"trainer": {"max_epochs": epochs, "limit_val_batches": 0}}
-    gently: Any = OmegaConf.merge(cfg, changes)
-    model.set_training(**training_of(gently))
-    build_trainer(gently, model.schema.label.kind).fit(model.train(), datamodule=data)
-    return model.cpu().eval()
 
 
 def _over_runs(runs: list[dict[str, Any]], of: Callable[[list[float]], float]) -> dict[str, dict[str, float]]:

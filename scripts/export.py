@@ -13,6 +13,7 @@ from rich.console import Console
 from export.artifact import Served, facts_of_run, summary, write_artifact
 from export.bundle import check_place
 from export.compress import Compression, Trials, choose
+from export.distill import distill
 from export.quantize import cpu_features
 from export.report import loss_on_test, report_variants
 from export.rows import RawRows
@@ -21,7 +22,6 @@ from recsys.classical.fitted import Fitted
 from recsys.cli import Refused, launch
 from recsys.config import check_paths, checkpoint_config, is_classical, reopen, resolve
 from recsys.declare import declare
-from recsys.training import fine_tune
 
 console = Console(highlight=False, soft_wrap=True)
 
@@ -50,9 +50,9 @@ def export_checkpoint(cfg: DictConfig) -> None:
     if settings is None or isinstance(model, Fitted):
         return
     console.print(f"processor: {', '.join(cpu_features()) or 'unknown'}")
-    tune = functools.partial(fine_tune, data=data, cfg=trained, epochs=settings.epochs, lr_share=settings.lr_share)
+    learn = functools.partial(distill, data=data, cfg=trained, epochs=settings.epochs, lr_share=settings.lr_share)
     with tempfile.TemporaryDirectory(dir=run) as scratch:
-        variants = list(Trials(settings=settings, raw=raw, folder=Path(scratch), fine_tune=tune).run(model))
+        variants = list(Trials(settings=settings, raw=raw, folder=Path(scratch), distill=learn).run(model))
         chosen = choose(variants, settings)
         test = loss_on_test(variants, chosen, raw, settings.rows) if chosen else None
     report_variants(run, variants, chosen, settings, test)

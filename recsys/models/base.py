@@ -166,11 +166,11 @@ class Recommender(pl.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: ARG002 - Lightning's signature
         """One optimisation step's loss."""
         loss = self.objective(self(batch).float(), batch.label_B, self.schema.label.negatives)
-        loss = loss + self._take_penalties()
+        loss = loss + self.take_penalties()
         self.log("train/loss", loss, on_step=False, on_epoch=True, prog_bar=True, sync_dist=True, batch_size=len(batch))
         return loss
 
-    def _take_penalties(self) -> Tensor | float:
+    def take_penalties(self) -> Tensor | float:
         """The sum of what the embedding tables ask for since it was last taken."""
         tables = [module for module in self.modules() if isinstance(module, Table)]
         total = sum(table.penalty for table in tables)
@@ -212,14 +212,14 @@ class Recommender(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """The optimizer and its schedule, stepped every batch."""
-        optimizer = self.optimizer(self._parameter_groups())
+        optimizer = self.optimizer(self.parameter_groups())
         if self.schedule == "constant" and not self.warmup:
             return optimizer
         steps = int(self.trainer.estimated_stepping_batches)
         scheduler = LambdaLR(optimizer, lambda step: learning_rate_factor(self.schedule, self.warmup, step, steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
-    def _parameter_groups(self) -> list[Any]:
+    def parameter_groups(self) -> list[Any]:
         """All parameters; the tables in a group of their own where they have sparse gradients or their own decay."""
         tables = [module for module in self.modules() if isinstance(module, Table)]
         decay = self.embedding_weight_decay

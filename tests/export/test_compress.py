@@ -98,7 +98,7 @@ Try = Callable[..., tuple[list[Variant], list[Recommender]]]
 
 @pytest.fixture
 def attempt(raw_rows, datasets, tmp_path, monkeypatch, build) -> Try:
-    """Try the combinations for a model of the tiny shop, measured by a stub; returns them and what was fine-tuned."""
+    """Try the combinations for a model of the tiny shop, measured by a stub; returns them and what was taught."""
 
     def measured(path: Path, feed: dict[str, np.ndarray]) -> dict[str, float]:
         assert {len(values) for values in feed.values()} == {BATCHES[-1]}
@@ -109,11 +109,11 @@ def attempt(raw_rows, datasets, tmp_path, monkeypatch, build) -> Try:
     def make(name: str, kind: str, options: dict[str, Any] | None = None, **settings: Any) -> Any:
         tuned: list[Recommender] = []
 
-        def fine_tune(model: Recommender) -> Recommender:
+        def taught(model: Recommender, _: Recommender) -> Recommender:
             tuned.append(model)
             return model
 
-        trials = Trials(settings=Compression(**settings), raw=raw_rows(kind), folder=tmp_path, fine_tune=fine_tune)
+        trials = Trials(settings=Compression(**settings), raw=raw_rows(kind), folder=tmp_path, distill=taught)
         return list(trials.run(build(datasets(kind), name, **(options or {})))), tuned
 
     return make

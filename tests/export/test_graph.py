@@ -5,11 +5,17 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from omegaconf import OmegaConf
 
+from export import graph
 from export.artifact import check_parity
+from export.catalogue import Catalogue
+from export.graph import open_graph, ranker_graph, write_graph
+from export.measure import file_size
+from export.quantize import quantize_dense
 from export.rows import RawRows
 from export.vocabularies import MISSING_INT
 from recsys.data.batches import make_batch
@@ -129,6 +135,43 @@ def test_a_request_ranks_items_that_the_catalogue_does_not_hold(exported):
     (score_B,) = recommender.run(["score"], past)
     score_N, _ = ranker.run(None, request)
     np.testing.assert_allclose(score_N, score_B[[0, 0]], atol=1e-6)
+
+
+def test_large_weights_lie_beside_the_graph(exported, tmp_path, monkeypatch):
+    """Written again, and made smaller in place, they take the place of what lay there."""
+    made = exported("ncf")
+    path, outside = tmp_path / "recommender.onnx", tmp_path / "recommender.onnx.data"
+    whole = onnx.load(made.paths["recommender"])
+    feed = made.raw.feed(made.open("recommender"), np.arange(50))
+    expected = made.open("recommender").run(["score"], feed)[0]
+    monkeypatch.setattr(graph, "OUTSIDE", 2**14)
+    for _ in range(2):
+        write_graph(copy.deepcopy(whole), path)
+        np.testing.assert_array_equal(open_graph(path).run(["score"], feed)[0], expected)
+    assert path.stat().st_size < 0.5 * made.paths["recommender"].stat().st_size
+    before = file_size(path)
+    quantize_dense(path, path)
+    assert file_size(path) < before
+    np.testing.assert_allclose(open_graph(path).run(["score"], feed)[0], expected, atol=0.02)
+    write_graph(onnx.helper.make_model(onnx.helper.make_graph([], "empty", [], [])), path)
+    assert not outside.exists()
+
+
+@pytest.mark.parametrize("half", [True, False])
+def test_a_request_scores_the_same_whether_or_not_items_are_summed_in_advance(half, exported, monkeypatch):
+    made, scores = exported("deepfm"), {}
+    raw = made.raw
+    catalogue = Catalogue.build(made.model.schema, raw.store.encoders, raw.events.items)
+    for limit in (graph.READY, 0):
+        monkeypatch.setattr(graph, "READY", limit)
+        content = ranker_graph(made.model, raw.store.encoders, catalogue, half=half)
+        assert ("catalogue/sums" in {tensor.name for tensor in content.graph.initializer}) == (limit > 0)
+        session = onnxruntime.InferenceSession(content.SerializeToString())
+        request = raw.request(session, int(np.flatnonzero(raw.store.part_E == TEST)[0]), np.arange(raw.store.items), 5)
+        request["candidates"] = np.append(request["candidates"], [-5, MISSING_INT])
+        scores[limit], _ = session.run(None, request)
+    np.testing.assert_allclose(*scores.values(), atol=2e-3 if half else 1e-5)
+    assert np.ptp(scores[0]) > 0.1
 
 
 @pytest.mark.parametrize(

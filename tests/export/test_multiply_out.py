@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from export.core import Inputs, example_batch, row_core
-from export.multiply_out import multiply_out
+from export.multiply_out import MultipliedDeepFM, multiply_out
 from recsys.data.request import split
 from recsys.models.base import Recommender
 from recsys.models.deepfm import DeepFM
@@ -54,6 +54,16 @@ def test_rows_and_requests_score_the_same(model):
         parts = split(batch, model.schema)
         expected = model.score_candidates(*parts)
         torch.testing.assert_close(ready.score_candidates(*parts), expected, atol=1e-5, rtol=0)
+
+
+def test_items_of_which_the_sums_are_known_score_the_same(model):
+    ready = multiply_out(model)
+    if not isinstance(ready, MultipliedDeepFM):
+        pytest.skip("only a DeepFM with hidden layers is multiplied out")
+    context, items = split(example_batch(model.schema, rows=64, length=5), model.schema)
+    with torch.no_grad():
+        expected = model.score_candidates(context, items)
+        torch.testing.assert_close(ready.score_ready(context, ready.item_sums(items)), expected, atol=1e-5, rtol=0)
 
 
 def test_the_model_stays_as_it_was(model):
