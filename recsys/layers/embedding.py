@@ -41,13 +41,18 @@ class Table(nn.Embedding):
         self.penalty: Tensor | float = 0.0
 
     def forward(self, ids: Tensor, *, padded: bool = True) -> Tensor:
-        """Vectors (..., D) of ids (...). Where no id is padding, `padded=False` spares the gradient a search for it."""
+        """Vectors (..., D) of ids (B, ...). Where none is padding, `padded=False` spares the gradient a search for it."""
+        return self._penalised(self.fetch(ids, padded=padded), ids.shape[0])
+
+    def fetch(self, ids: Tensor, *, padded: bool = True) -> Tensor:
+        """The same without penalty."""
         if self.sparse and not padded and self.weight.device.type == "cpu":
-            vectors = _LookUp.apply(self.weight, ids)
-        else:
-            vectors = F.embedding(ids, self.weight, PADDING if padded else None, sparse=self.sparse)
+            return _LookUp.apply(self.weight, ids)
+        return F.embedding(ids, self.weight, PADDING if padded else None, sparse=self.sparse)
+
+    def _penalised(self, vectors: Tensor, rows: int) -> Tensor:
         if self.training and self.l2:
-            self.penalty = self.penalty + self.l2 * vectors.square().sum() / ids.shape[0]
+            self.penalty = self.penalty + self.l2 * vectors.square().sum() / rows
         return vectors
 
     def sum(self, ids_BF: Tensor) -> Tensor:
@@ -59,7 +64,8 @@ class Table(nn.Embedding):
     def mean(self, ids_BT: Tensor) -> Tensor:
         """The mean vector (..., D) over the last dimension of `ids_BT`, without padding; zeros if all is padding."""
         count_B = (ids_BT != PADDING).sum(-1, keepdim=True).clamp(min=1)
-        return self(ids_BT.movedim(-1, 0)).sum(0) / count_B  # the first dimension is the quickest to sum over
+        vector_TBD = self.fetch(ids_BT.movedim(-1, 0))  # the first dimension is the quickest to sum over
+        return self._penalised(vector_TBD, len(ids_BT)).sum(0) / count_B
 
 
 class _LookUp(torch.autograd.Function):

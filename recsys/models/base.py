@@ -18,6 +18,7 @@ from recsys.data.batches import Batch
 from recsys.data.candidates import Candidates
 from recsys.data.request import join
 from recsys.declare import nearest
+from recsys.distributed import add_up_gradients, keep_from_ddp, start_alike
 from recsys.layers.embedding import Table
 from recsys.models.objectives import Logistic, Objective, SquaredError
 from recsys.optimizers import TABLES, coalesce
@@ -183,6 +184,18 @@ class Recommender(pl.LightningModule):
     def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
         """Scores (B,), in float32 whatever the training precision."""
         return self.to_score(self.validation_step(batch, batch_idx, dataloader_idx))
+
+    def setup(self, stage: str) -> None:  # noqa: ARG002 - Lightning's signature
+        """Tables with sparse gradients are not for DDP (see `recsys.distributed`)."""
+        keep_from_ddp(self)
+
+    def on_train_start(self) -> None:
+        """All processes start from the same tables."""
+        start_alike(self)
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:  # noqa: ARG002
+        """All processes take the same step; clipping comes after it."""
+        add_up_gradients(self)
 
     def configure_gradient_clipping(
         self,

@@ -188,6 +188,15 @@ def test_l2_pulls_touched_rows_only_each_as_often_as_it_is_used():
     torch.testing.assert_close(table.penalty.detach(), expected)
 
 
+def test_l2_of_lists_is_a_mean_over_the_rows_of_the_batch():
+    """Bug: it was divided by the length of the lists, so its strength grew with the batch."""
+    table = Table(6, 2, [], std=1.0, sparse=False, l2=0.1).train()
+    table.mean(torch.tensor([[1, 2], [3, 0], [1, 0]]))
+    weight = table.weight.detach()
+    expected = 0.1 * (2 * weight[1].square().sum() + weight[2].square().sum() + weight[3].square().sum()) / 3
+    torch.testing.assert_close(table.penalty.detach(), expected)
+
+
 def test_feature_embedding_holds_fields_then_tags_then_numbers(schema):
     embedding = FeatureEmbedding(schema, 4)
     batch = example_batch(schema, rows=3, length=2)
