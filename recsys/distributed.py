@@ -1,7 +1,7 @@
 """Embedding tables whose gradients hold the looked-up rows only, trained by several processes as by one.
 
-DDP is not asked to reduce such gradients, for NCCL cannot. The processes exchange the rows and values of a step instead,
-by collectives that NCCL and gloo both have. Letters: W processes, U rows of a gradient, D dimension.
+DDP is not asked to reduce such gradients, for NCCL cannot. The processes exchange rows and values of a step instead, by
+collectives that NCCL and gloo both have. Letters: W processes, U rows of a gradient, D dimension.
 """
 
 import torch
@@ -17,29 +17,51 @@ def processes() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
-def sparse_tables(model: nn.Module) -> dict[str, Table]:
-    """The tables with sparse gradients, by name."""
-    return {name: module for name, module in model.named_modules() if isinstance(module, Table) and module.sparse}
-
-
 def keep_from_ddp(model: nn.Module) -> None:
-    """Have DDP leave the tables' gradients and weights alone; they are for `start_alike` and `add_up_gradients`."""
-    model._ddp_params_and_buffers_to_ignore = [f"{name}.weight" for name in sparse_tables(model)]  # type: ignore[assignment]
+    """Have DDP leave alone the tables with sparse gradients, and those of which every process holds a part."""
+    tables = {name: module for name, module in model.named_modules() if isinstance(module, Table)}
+    ignored = [f"{name}.weight" for name, table in tables.items() if table.sparse or not table.replicated]
+    model._ddp_params_and_buffers_to_ignore = ignored  # type: ignore[assignment]
+
+
+def _ours(model: nn.Module) -> list[Table]:
+    """The tables that all processes hold, with sparse gradients."""
+    return [module for module in model.modules() if isinstance(module, Table) and module.sparse and module.replicated]
 
 
 def start_alike(model: nn.Module) -> None:
     """Give every process the tables of the first."""
     if processes() > 1:
-        for table in sparse_tables(model).values():
+        for table in _ours(model):
             dist.broadcast(table.weight.detach(), src=0)
 
 
 def add_up_gradients(model: nn.Module) -> None:
     """Replace every table's gradient by the mean of those of all processes, once per step of the optimizer."""
     if processes() > 1:
-        tables = [table for table in sparse_tables(model).values() if table.weight.grad is not None]
+        tables = [table for table in _ours(model) if table.weight.grad is not None]
         for table, grad in zip(tables, coalesce([t.weight.grad for t in tables]), strict=True):  # type: ignore[misc]
             table.weight.grad = _mean(grad)
+
+
+def total_norm(model: nn.Module) -> Tensor:
+    """The norm of all gradients together, also of those of which every process holds a part; sparse ones coalesced."""
+    parts = {id(m.weight) for m in model.modules() if isinstance(m, Table) and not m.replicated}
+    found: dict[bool, list[Tensor]] = {False: [], True: []}
+    for parameter in model.parameters():
+        if parameter.grad is not None:
+            found[id(parameter) in parts].append(values_of(parameter.grad))
+    norm, own = (torch.nn.utils.get_total_norm(found[is_part]) for is_part in (False, True))
+    if not parts:
+        return norm
+    square = own.square()
+    dist.all_reduce(square)
+    return (norm.square() + square).sqrt()
+
+
+def values_of(grad: Tensor) -> Tensor:
+    """A gradient's values, which may be changed in place; a sparse one must be coalesced."""
+    return grad.values() if grad.is_sparse else grad
 
 
 def _mean(grad: Tensor) -> Tensor:

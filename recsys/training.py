@@ -70,6 +70,9 @@ def train(cfg: DictConfig, folder: Path, finish: Finish) -> float:
             _report_interrupted(cfg, folder, signal, model, data, trainer)
         raise
     fitted = time.perf_counter() - fitting
+    begun = trainer.strategy.broadcast(folder)
+    if not trainer.is_global_zero:
+        go_on_in(begun)  # each of torchrun's processes names a folder by its own clock
     checkpoint: Any = trainer.checkpoint_callback
     if not checkpoint.best_model_path:
         raise ValueError("training ended before the first validation; give `trainer.max_epochs` at least 1.")

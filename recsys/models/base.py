@@ -18,7 +18,7 @@ from recsys.data.batches import Batch
 from recsys.data.candidates import Candidates
 from recsys.data.request import join
 from recsys.declare import nearest
-from recsys.distributed import add_up_gradients, keep_from_ddp, start_alike
+from recsys.distributed import add_up_gradients, keep_from_ddp, start_alike, total_norm, values_of
 from recsys.layers.embedding import Table
 from recsys.models.objectives import Logistic, Objective, SquaredError
 from recsys.optimizers import TABLES, coalesce
@@ -203,16 +203,16 @@ class Recommender(pl.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Lightning's clipping, also where gradients are sparse, which torch cannot clip itself."""
+        """Lightning's clipping, also where gradients are sparse or in parts, which torch cannot clip itself."""
         sparse = [p for p in self.parameters() if p.grad is not None and p.grad.is_sparse]
-        if not gradient_clip_val or not sparse:
+        whole = all(module.replicated for module in self.modules() if isinstance(module, Table))
+        if not gradient_clip_val or (whole and not sparse):
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
             return
         for parameter, grad in zip(sparse, coalesce([p.grad for p in sparse if p.grad is not None]), strict=True):
             parameter.grad = grad
-        values = [p.grad.values() if p.grad.is_sparse else p.grad for p in self.parameters() if p.grad is not None]
-        factor = (gradient_clip_val / (torch.nn.utils.get_total_norm(values) + 1e-6)).clamp(max=1.0)
-        for value in values:
+        factor = (gradient_clip_val / (total_norm(self) + 1e-6)).clamp(max=1.0)
+        for value in [values_of(p.grad) for p in self.parameters() if p.grad is not None]:
             if gradient_clip_algorithm == "value":
                 value.clamp_(-gradient_clip_val, gradient_clip_val)
             else:
