@@ -19,6 +19,7 @@ from recsys.data.module import DataModule
 from recsys.evaluation import Evaluation, evaluate
 from recsys.files import whole_file
 from recsys.fitting import fit_run
+from recsys.memory import check_tables_fit
 from recsys.models.base import Recommender, load_model
 from recsys.report import (
     cleaning_table,
@@ -52,6 +53,7 @@ def train(cfg: DictConfig, folder: Path, finish: Finish) -> float:
     data.setup()
     data.check_evaluation()
     model = build_model(cfg, data.schema)
+    check_tables_fit(model, trainer)
     if cfg.pretrained:
         model.start_from([load_model(path) for path in cfg.pretrained])
     if resumed:

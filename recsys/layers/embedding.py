@@ -53,7 +53,7 @@ class Table(nn.Embedding):
 
     def fetch(self, ids: Tensor, *, padded: bool = True) -> Tensor:
         """The same without penalty."""
-        if self.sparse and not padded and self.weight.device.type == "cpu":
+        if self.training and self.sparse and not padded and self.weight.device.type == "cpu":
             return _LookUp.apply(self.weight, ids)
         return F.embedding(ids, self.weight, PADDING if padded else None, sparse=self.sparse)
 
