@@ -54,6 +54,8 @@ def train(cfg: DictConfig, folder: Path, finish: Finish) -> float:
     data.check_evaluation()
     model = build_model(cfg, data.schema)
     check_tables_fit(model, trainer)
+    if cfg.compile:
+        model.compile_layers()
     if cfg.pretrained:
         model.start_from([load_model(path) for path in cfg.pretrained])
     if resumed:

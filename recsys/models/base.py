@@ -20,6 +20,7 @@ from recsys.data.request import join
 from recsys.declare import nearest
 from recsys.distributed import add_up_gradients, keep_from_ddp, start_alike, total_norm, values_of
 from recsys.layers.embedding import Table
+from recsys.layers.mlp import MLP
 from recsys.models.objectives import Logistic, Objective, SquaredError
 from recsys.optimizers import TABLES, coalesce
 from recsys.schema import FeatureSchema
@@ -154,6 +155,12 @@ class Recommender(pl.LightningModule):
         if label.kind != "rating":
             return logit_B.sigmoid()
         return logit_B.clamp(*label.range) if label.range else logit_B
+
+    def compile_layers(self) -> None:
+        """Compile the fully connected layers in place (`torch.compile`); weights keep their names in checkpoints."""
+        for module in self.modules():
+            if isinstance(module, MLP):
+                module.compile()
 
     def start_from(self, models: Sequence["Recommender"]) -> None:  # noqa: ARG002 - for models that can
         """Start from trained models instead of random weights. Raises ValueError where they do not fit."""
