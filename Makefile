@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 PEERS := .venv-peers
+SHARDED := torchrec fbgemm-gpu-cpu tensordict pyvers pyre-extensions typing-inspect orjson
 BIN := $(VENV)/bin
 export RECSYS_DATA ?= $(if $(wildcard ../shared/data),$(abspath ../shared/data),data)
 
@@ -17,6 +18,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "recsys needs Python 3.11 or newer")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --no-deps $(SHARDED)
 	@touch $@
 
 train: install  ## train, evaluate and export DeepFM on the built-in shop

@@ -109,7 +109,7 @@ def bare_step(model: Recommender) -> Callable[[Batch], None]:
     optimizer = model.configure_optimizers()
 
     def step(batch: Batch) -> None:
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast(model.device.type, torch.bfloat16):
             loss = model.training_step(batch, 0)
         optimizer.zero_grad()
         loss.backward()

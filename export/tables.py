@@ -25,6 +25,7 @@ class Int8Table(nn.Module):
     row_RD: Tensor
     scale_R: Tensor
     mean = Table.mean
+    l2 = 0.0
 
     def __init__(self, weight_RD: Tensor) -> None:
         super().__init__()
@@ -56,6 +57,7 @@ class ScalarTable(nn.Module):
 
     value_R: Tensor
     mean = Table.mean
+    l2 = 0.0
     embedding_dim = 1
 
     def __init__(self, value_R: Tensor) -> None:

@@ -230,6 +230,7 @@ def quiet_libraries() -> None:
     for name in ("pytorch_lightning", "lightning.pytorch", "onnxscript", "onnx_ir", "matplotlib"):
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # says which optional packages it does without
+    logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)  # TorchRec asks it what is deprecated
     for message in (
         ".*does not have many workers.*",
         ".*LeafSpec.*is deprecated.*",

@@ -29,7 +29,7 @@ from recsys.schema import FeatureSchema, schema_difference
 USER_ERRORS = (ValueError, OSError, MisconfigurationException)
 ONLY_DEEP = (
     *("resume", "pretrained", "objective", "optimizer", "embedding_weight_decay", "schedule", "warmup", "patience"),
-    *("batch_size", "workers", "save_every", "trainer"),
+    *("batch_size", "workers", "save_every", "trainer", "compile"),
 )  # options of gradient descent
 
 

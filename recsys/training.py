@@ -19,6 +19,7 @@ from recsys.data.module import DataModule
 from recsys.evaluation import Evaluation, evaluate
 from recsys.files import whole_file
 from recsys.fitting import fit_run
+from recsys.memory import check_tables_fit
 from recsys.models.base import Recommender, load_model
 from recsys.report import (
     cleaning_table,
@@ -52,6 +53,9 @@ def train(cfg: DictConfig, folder: Path, finish: Finish) -> float:
     data.setup()
     data.check_evaluation()
     model = build_model(cfg, data.schema)
+    check_tables_fit(model, trainer)
+    if cfg.compile:
+        model.compile_layers()
     if cfg.pretrained:
         model.start_from([load_model(path) for path in cfg.pretrained])
     if resumed:
@@ -70,6 +74,9 @@ def train(cfg: DictConfig, folder: Path, finish: Finish) -> float:
             _report_interrupted(cfg, folder, signal, model, data, trainer)
         raise
     fitted = time.perf_counter() - fitting
+    begun = trainer.strategy.broadcast(folder)
+    if not trainer.is_global_zero:
+        go_on_in(begun)  # each of torchrun's processes names a folder by its own clock
     checkpoint: Any = trainer.checkpoint_callback
     if not checkpoint.best_model_path:
         raise ValueError("training ended before the first validation; give `trainer.max_epochs` at least 1.")

@@ -1,9 +1,9 @@
 """Measure speed and memory on this machine:
 
-python scripts/benchmark.py [prepare] [train] [vocabulary] [rank] [export] [serve] [peers]
+python scripts/benchmark.py [prepare] [train] [vocabulary] [rank] [export] [serve] [peers] [gpu]
 
 `train` also trains on a million clicks, beside a bare loop and, where `make bench-peers` made .venv-peers and asks for
-it (`peers`), beside DeepCTR-Torch on the same rows.
+it (`peers`), beside DeepCTR-Torch on the same rows. `gpu` trains on the same clicks on a CUDA device.
 """
 
 import os
@@ -28,6 +28,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.gpu import cuda_device, measure_gpu
 from benchmarks.serving import serve
 from benchmarks.training import measure_training, measure_vocabulary
 from export.core import row_core
@@ -44,7 +45,8 @@ from recsys.models.base import Recommender
 
 RUNS = 5
 SHOP = ("prepare", "train", "rank", "export")
-VERBS = (*SHOP, "vocabulary", "serve", "peers")
+BY_DEFAULT = (*SHOP, "vocabulary", "serve")
+VERBS = (*BY_DEFAULT, "peers", "gpu")
 EPOCHS = 3
 PEERS = Path(__file__).resolve().parents[1] / ".venv-peers" / "bin" / "python"
 MODELS = ("mf", "ncf", "deepfm", "din")
@@ -154,10 +156,14 @@ def measure_shop(chosen: list[str], folder: Path) -> list[Row]:
 
 
 def main(chosen: list[str]) -> None:
-    """Run the chosen measurements (all but `peers` without arguments) and print one table."""
+    """Run the chosen measurements (without arguments all but `peers` and `gpu`) and print one table."""
     if unknown := set(chosen) - set(VERBS):
         sys.exit(f"error: no measurement {unknown.pop()!r}. Valid: {', '.join(VERBS)}.")
-    chosen = chosen or list(VERBS[:-1])
+    chosen = chosen or list(BY_DEFAULT)
+    try:
+        gpu = cuda_device() if "gpu" in chosen else None
+    except ValueError as error:
+        sys.exit(f"error: {error}")
     quiet_libraries()
     warnings.simplefilter("ignore")
     with tempfile.TemporaryDirectory() as name:
@@ -169,6 +175,8 @@ def main(chosen: list[str]) -> None:
             rows += measure_vocabulary(folder)
         if "serve" in chosen:
             rows += serve(folder)
+        if gpu:
+            rows += measure_gpu(folder, gpu)
     print_table(rows)
 
 

@@ -1,6 +1,7 @@
 """Shared fixtures: a schema with every kind of column, and configurations composed as the scripts do."""
 
 import os
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import onnxruntime
 import pandas as pd
 import pytest
 import torch
+import torch.multiprocessing
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
@@ -96,6 +98,29 @@ def run_core() -> Callable[..., np.ndarray]:
 def _one_thread() -> None:
     """Small tensors are quicker on one thread, and sums come out the same everywhere."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def two_processes(tmp_path: Path) -> Callable[..., list[Any]]:
+    """Run `work(*arguments)` in two CPU processes that find each other as torchrun's do; returns what each returns."""
+
+    def run(work: Callable[..., Any], *arguments: Any) -> list[Any]:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        torch.multiprocessing.start_processes(
+            _one_of_two, (work, arguments, port, tmp_path), nprocs=2, start_method="fork"
+        )
+        return [torch.load(tmp_path / f"process_{rank}.pt", weights_only=False) for rank in range(2)]
+
+    return run
+
+
+def _one_of_two(rank: int, work: Callable[..., Any], arguments: tuple[Any, ...], port: int, folder: Path) -> None:
+    places = {"RANK": rank, "LOCAL_RANK": rank, "GROUP_RANK": 0, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}
+    os.environ |= {name: str(value) for name, value in places.items()}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "test"}
+    torch.save(work(*arguments), folder / f"process_{rank}.pt")
 
 
 @pytest.fixture

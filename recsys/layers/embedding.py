@@ -22,7 +22,11 @@ class Table(nn.Embedding):
     With `sparse`, the gradient holds the looked-up rows only (for optimizers that accept sparse gradients). In
     training, every look-up adds `l2` * (sum of its squared vectors) / B to `penalty`: only touched rows are pulled
     to zero, each as often as it is used. Whoever computes the loss adds the penalty and clears it.
+
+    Every process holds all rows of a `replicated` table, and the same.
     """
+
+    replicated = True
 
     def __init__(
         self, rows: int, embedding_dim: int, zero: Sequence[int], *, std: float, sparse: bool, l2: float
@@ -41,14 +45,17 @@ class Table(nn.Embedding):
         self.penalty: Tensor | float = 0.0
 
     def forward(self, ids: Tensor, *, padded: bool = True) -> Tensor:
-        """Vectors (..., D) of ids (...). Where no id is padding, `padded=False` spares the gradient a search for it."""
-        if self.sparse and not padded and self.weight.device.type == "cpu":
-            vectors = _LookUp.apply(self.weight, ids)
-        else:
-            vectors = F.embedding(ids, self.weight, PADDING if padded else None, sparse=self.sparse)
+        """Vectors (..., D) of ids (B, ...). If none is padding, `padded=False` spares the gradient a search for it."""
+        vectors = self.fetch(ids, padded=padded)
         if self.training and self.l2:
             self.penalty = self.penalty + self.l2 * vectors.square().sum() / ids.shape[0]
         return vectors
+
+    def fetch(self, ids: Tensor, *, padded: bool = True) -> Tensor:
+        """The same without penalty."""
+        if self.training and self.sparse and not padded and self.weight.device.type == "cpu":
+            return _LookUp.apply(self.weight, ids)
+        return F.embedding(ids, self.weight, PADDING if padded else None, sparse=self.sparse)
 
     def sum(self, ids_BF: Tensor) -> Tensor:
         """The sum of vectors (B, D) over the last dimension of `ids_BF`, none of which is padding, in one kernel."""
@@ -59,6 +66,8 @@ class Table(nn.Embedding):
     def mean(self, ids_BT: Tensor) -> Tensor:
         """The mean vector (..., D) over the last dimension of `ids_BT`, without padding; zeros if all is padding."""
         count_B = (ids_BT != PADDING).sum(-1, keepdim=True).clamp(min=1)
+        if self.training and self.l2:  # the penalty is one of B rows
+            return self(ids_BT).sum(-2) / count_B
         return self(ids_BT.movedim(-1, 0)).sum(0) / count_B  # the first dimension is the quickest to sum over
 
 

@@ -1,7 +1,7 @@
 """Fully connected layers, and the adaptive activation Dice."""
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 import torch.nn.functional as F
@@ -133,10 +133,15 @@ class MLP(nn.Sequential):
         super().__init__(*layers)
         self.out_features = width
 
+    def forward(self, x: Any) -> Any:
+        """(B, width) -> (B, out_features), or parts to parts, so that `compile` compiles both."""
+        return self._forward_parts(x) if isinstance(x, list) else super().forward(x)
+
     def forward_parts(self, parts: Sequence[Part]) -> list[Part]:
         """The output as the parts of the next layer's input: (B, out_features) in one; without layers, as they came."""
-        if not len(self):
-            return list(parts)
+        return self(list(parts)) if len(self) else list(parts)
+
+    def _forward_parts(self, parts: Sequence[Part]) -> list[Part]:
         first, *others = self
         assert isinstance(first, nn.Linear)
         x = linear_of_parts(first, parts)

@@ -18,7 +18,9 @@ from recsys.data.batches import Batch
 from recsys.data.candidates import Candidates
 from recsys.data.request import join
 from recsys.declare import nearest
+from recsys.distributed import add_up_gradients, keep_from_ddp, start_alike, total_norm, values_of
 from recsys.layers.embedding import Table
+from recsys.layers.mlp import MLP
 from recsys.models.objectives import Logistic, Objective, SquaredError
 from recsys.optimizers import TABLES, coalesce
 from recsys.schema import FeatureSchema
@@ -159,6 +161,12 @@ class Recommender(pl.LightningModule):
             return logit_B.sigmoid()
         return logit_B.clamp(*label.range) if label.range else logit_B
 
+    def compile_layers(self) -> None:
+        """Compile the fully connected layers in place (`torch.compile`); weights keep their names in checkpoints."""
+        for module in self.modules():
+            if isinstance(module, MLP):
+                module.compile()
+
     def start_from(self, models: Sequence["Recommender"]) -> None:  # noqa: ARG002 - for models that can
         """Start from trained models instead of random weights. Raises ValueError where they do not fit."""
         raise ValueError(f"`pretrained` is for model=ncf; {type(self).__name__} trains from scratch.")
@@ -189,22 +197,34 @@ class Recommender(pl.LightningModule):
         """Scores (B,), in float32 whatever the training precision."""
         return self.to_score(self.validation_step(batch, batch_idx, dataloader_idx))
 
+    def setup(self, stage: str) -> None:  # noqa: ARG002 - Lightning's signature
+        """Tables with sparse gradients are not for DDP (see `recsys.distributed`)."""
+        keep_from_ddp(self)
+
+    def on_train_start(self) -> None:
+        """All processes start from the same tables."""
+        start_alike(self)
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:  # noqa: ARG002
+        """All processes take the same step; clipping comes after it."""
+        add_up_gradients(self)
+
     def configure_gradient_clipping(
         self,
         optimizer: Optimizer,
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Lightning's clipping, also where gradients are sparse, which torch cannot clip itself."""
+        """Lightning's clipping, also where gradients are sparse or in parts, which torch cannot clip itself."""
         sparse = [p for p in self.parameters() if p.grad is not None and p.grad.is_sparse]
-        if not gradient_clip_val or not sparse:
+        whole = all(module.replicated for module in self.modules() if isinstance(module, Table))
+        if not gradient_clip_val or (whole and not sparse):
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
             return
         for parameter, grad in zip(sparse, coalesce([p.grad for p in sparse if p.grad is not None]), strict=True):
             parameter.grad = grad
-        values = [p.grad.values() if p.grad.is_sparse else p.grad for p in self.parameters() if p.grad is not None]
-        factor = (gradient_clip_val / (torch.nn.utils.get_total_norm(values) + 1e-6)).clamp(max=1.0)
-        for value in values:
+        factor = (gradient_clip_val / (total_norm(self) + 1e-6)).clamp(max=1.0)
+        for value in [values_of(p.grad) for p in self.parameters() if p.grad is not None]:
             if gradient_clip_algorithm == "value":
                 value.clamp_(-gradient_clip_val, gradient_clip_val)
             else:

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Unpack
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recsys.data.batches import Batch
@@ -92,6 +91,5 @@ class DIN(Recommender):
     def _minibatch_aware_penalty(self, batch: Batch) -> Tensor:
         """(l2 / 2) * sum of ||w_j||^2 / n_j over the distinct rows j of the batch."""
         used_R = torch.cat([ids.flatten() for ids in (batch.ids_BF, *batch.lists.values())]).unique()
-        table = self.embedding.table
-        vector_RD = F.embedding(used_R, table.weight, padding_idx=table.padding_idx, sparse=table.sparse)
+        vector_RD = self.embedding.table.fetch(used_R)
         return 0.5 * self.minibatch_aware_l2 * (vector_RD.square().sum(1) / self.row_counts[used_R]).sum()

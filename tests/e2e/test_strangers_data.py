@@ -148,6 +148,25 @@ def test_two_processes_reach_the_metrics_of_one(bookshop, call, tmp_path):
     assert second == first
 
 
+@pytest.mark.slow
+def test_torchrun_trains_with_tables_shared_out(bookshop, call, tmp_path):
+    """Two processes with a block of each table; one process evaluates the same checkpoint to the same figures."""
+    pytest.importorskip("torchrec")
+    options = ["model=din", "model.hidden=[8]", "batch_size=32", "trainer.max_epochs=1", "optimizer=rowwise"]
+    sharded = ["trainer=sharded", "trainer.accelerator=cpu", "trainer.precision=32-true"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command = [*torchrun, str(ROOT / "scripts" / "train.py"), *bookshop_options(bookshop), *options, *sharded]
+    environment = {**os.environ, "RECSYS_CACHE": str(bookshop / "cache"), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    (folder,) = tmp_path.glob("outputs/bookshop/din/*")
+    assert (folder / "bundle" / "manifest.json").exists()
+    again = tmp_path / "again.json"
+    assert call("evaluate.py", f"checkpoint={folder}/checkpoints/best.ckpt", f"output={again}").returncode == 0
+    first, second = (json.loads(p.read_text())["test"] for p in (folder / "metrics.json", again))
+    assert second == first
+
+
 def test_help_helps():
     done = subprocess.run(
         [sys.executable, ROOT / "scripts" / "train.py", "--help"], capture_output=True, text=True, check=False

@@ -188,6 +188,15 @@ def test_l2_pulls_touched_rows_only_each_as_often_as_it_is_used():
     torch.testing.assert_close(table.penalty.detach(), expected)
 
 
+def test_l2_of_lists_is_a_mean_over_the_rows_of_the_batch():
+    """Bug: it was divided by the length of the lists, so its strength grew with the batch."""
+    table = Table(6, 2, [], std=1.0, sparse=False, l2=0.1).train()
+    table.mean(torch.tensor([[1, 2], [3, 0], [1, 0]]))
+    weight = table.weight.detach()
+    expected = 0.1 * (2 * weight[1].square().sum() + weight[2].square().sum() + weight[3].square().sum()) / 3
+    torch.testing.assert_close(table.penalty.detach(), expected)
+
+
 def test_feature_embedding_holds_fields_then_tags_then_numbers(schema):
     embedding = FeatureEmbedding(schema, 4)
     batch = example_batch(schema, rows=3, length=2)
@@ -281,3 +290,12 @@ def test_the_sum_of_all_columns_is_the_sum_of_their_vectors(every_role, l2):
         forward(batch)
         penalties.append(float(torch.as_tensor(embedding.table.penalty)))
     assert penalties[0] == pytest.approx(penalties[1])
+
+
+def test_a_sparse_table_is_exported_for_any_number_of_rows():
+    """Bug: a graph of a model with sparse gradients looked up as many rows as the example that it was traced with."""
+    table = Table(9, 4, [], std=1.0, sparse=True, l2=0.0).eval()
+    rows = {"ids": {0: torch.export.Dim.DYNAMIC}, "padded": None}
+    program = torch.export.export(table, (torch.ones(3, 2).long(),), {"padded": False}, dynamic_shapes=rows)
+    ids_BF = torch.tensor([[1, 3], [3, 8], [8, 8], [2, 4], [5, 5]])
+    assert torch.equal(program.module()(ids_BF, padded=False), table.weight[ids_BF])

@@ -1,0 +1,79 @@
+"""`compile: true`: the same training, the same names in checkpoints."""
+
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+
+from recsys.data.module import DataModule, DataSpec
+from recsys.layers.mlp import MLP, Part
+from recsys.models.deepfm import DeepFM
+from recsys.optimizers import RowWise
+
+
+class Losses(pl.Callback):
+    """The loss of every step."""
+
+    def __init__(self) -> None:
+        self.losses: list[float] = []
+
+    def on_train_batch_end(self, _: Any, __: Any, outputs: Any, *___: Any) -> None:
+        self.losses.append(float(outputs["loss"]))
+
+
+@pytest.mark.slow
+def test_compiled_layers_train_as_others_and_keep_their_names(tiny, tmp_path):
+    data = DataModule(DataSpec.parse(tiny), cache=tmp_path, batch_size=64)
+    data.prepare_data()
+    data.setup()
+
+    def train(*, compiled: bool) -> tuple[list[float], dict[str, torch.Tensor]]:
+        pl.seed_everything(0, verbose=False)
+        losses = Losses()
+        quiet = {
+            "logger": False,
+            "enable_checkpointing": False,
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+        }
+        trainer = pl.Trainer(
+            accelerator="cpu",
+            max_epochs=2,
+            limit_val_batches=0,
+            callbacks=[losses],
+            use_distributed_sampler=False,
+            **quiet,
+        )
+        model = DeepFM(data.schema, hidden=[8, 8], embedding_dim=4, sparse=True, optimizer=RowWise)
+        if compiled:
+            model.compile_layers()
+        trainer.fit(model, datamodule=data)
+        path = tmp_path / f"{compiled}.ckpt"
+        trainer.save_checkpoint(path)
+        return losses.losses, torch.load(path, weights_only=True)["state_dict"]
+
+    (losses, weights), (plain_losses, plain) = train(compiled=True), train(compiled=False)
+    assert losses == pytest.approx(plain_losses, abs=1e-5)
+    assert list(weights) == list(plain)
+    torch.testing.assert_close(weights, plain, atol=1e-5, rtol=1e-4)
+
+
+def test_both_ways_into_the_layers_are_compiled(monkeypatch):
+    """DeepFM trains on parts, which do not pass through the layers' ordinary forward."""
+    calls = []
+
+    def compiler(graph: torch.fx.GraphModule, _: object) -> Any:
+        calls.append(graph)
+        return graph.forward
+
+    layers = MLP(3, [4, 2])
+    x = torch.randn(5, 3)
+    expected = layers(x)
+    layers.compile(backend=compiler)
+    torch.testing.assert_close(layers(x), expected)
+    assert len(calls) == 1
+    ((found, places, _),) = layers.forward_parts([Part(x, range(3))])
+    torch.testing.assert_close(found, expected)
+    assert places == range(2)
+    assert len(calls) == 2
