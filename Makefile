@@ -18,7 +18,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "recsys needs Python 3.11 or newer")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
-	$(BIN)/pip install --quiet --constraint constraints.txt --no-deps $(SHARDED)
+	-$(BIN)/pip install --quiet --constraint constraints.txt --no-deps $(SHARDED)  # without them, all but trainer=sharded
 	@touch $@
 
 train: install  ## train, evaluate and export DeepFM on the built-in shop
