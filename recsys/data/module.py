@@ -119,7 +119,8 @@ class DataModule(pl.LightningDataModule):
             log.info("reusing the encoded store %s", self.folder)
             return
         log.info("encoding %s into %s", spec.name, self.folder)
-        events = load_events(spec.tables, spec.schema, spec.split_column)
+        self.cache.mkdir(parents=True, exist_ok=True)
+        events = load_events(spec.tables, spec.schema, spec.split_column, scratch=self.cache)
         write_store(self.folder, spec.schema, events, split_events(spec.split, events))
 
     def _reusable(self) -> bool:
