@@ -13,12 +13,13 @@ from recsys.data.cleaning import CleaningReport, Raw, check_social, clean_entiti
 from recsys.data.parts import ROWS, Form, Need, Reading, read_parts
 from recsys.data.progress import counted
 from recsys.data.scene import Entries, Scene, SceneColumn, spans_of
-from recsys.data.scene_columns import read_column
+from recsys.data.scene_columns import read_columns
 from recsys.data.tables import (
     Table,
     TableSet,
     as_category,
     column_names,
+    distinct,
     fill_missing,
     positions,
     read_batches,
@@ -264,8 +265,7 @@ def _join_entities(
     if name in frames:
         known, columns = clean_entities(frames[name], name, plan.key(name), plan.homes[name], report)
     else:
-        everyone = pd.concat(same_type(*used))
-        known, columns = everyone.drop_duplicates().sort_values(ignore_index=True), pd.DataFrame()
+        known, columns = distinct(pd.concat(same_type(*used))), pd.DataFrame()
     *typed, known = same_type(*(keys[table][role] for table in rows), known)
     own = dict(zip(rows, typed, strict=True))
     if name in frames and plan.tables.present()[name].unknown == "keep":
@@ -301,8 +301,7 @@ def _add_strangers(
         rule = f"{role} not in table `{role}s`"
         report.add(table, plan.parts[table][role], rule, count, "kept as missing")
         strangers.append(_used(own[table].where(pd.Series(unknown), None), frame[role]).dropna())
-    new = pd.concat(strangers).drop_duplicates().sort_values()
-    known = pd.concat([known, new], ignore_index=True)
+    known = pd.concat([known, distinct(pd.concat(strangers))], ignore_index=True)
     return known, _filled(columns.reindex(known.index), plan.homes[f"{role}s"])
 
 
@@ -334,9 +333,8 @@ def _scene(
         at_E = rows["scene"].to_numpy("int32")
         columns |= {column.name: Entries(joined[column.name], at_E) for column in plan.homes["scenes"]}
     spans = spans_of(reading, rows.index.to_numpy())
-    for column in plan.homes["behaviour"]:
-        columns[column.name] = read_column(column, reading, spans, rows.index, report)
-    return Scene(columns, spans)
+    own = read_columns(plan.homes["behaviour"], reading, spans, rows.index, report)
+    return Scene(columns | own, spans)
 
 
 def _time_part(seconds: pd.Series, part: str, time: Time) -> Entries:

@@ -3,7 +3,9 @@
 A type is chosen by all values that surviving rows show: identifiers are integers only where every one is.
 """
 
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pandas as pd
@@ -18,10 +20,20 @@ from recsys.schema import Column
 TABLE = "behaviour"
 
 
-def read_column(
+def read_columns(
+    columns: Sequence[Column], reading: Reading, spans: Sequence[Span], rows: pd.Index, report: CleaningReport
+) -> dict[str, SceneColumn]:
+    """Columns of the behaviour table for the events in `spans`, which were read from `rows` of it."""
+    notes = [CleaningReport() for _ in columns]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        read = list(pool.map(lambda column, note: _read(column, reading, spans, rows, note), columns, notes))
+    report.entries += [entry for note in notes for entry in note.entries]
+    return {column.name: found for column, found in zip(columns, read, strict=True)}
+
+
+def _read(
     column: Column, reading: Reading, spans: Sequence[Span], rows: pd.Index, report: CleaningReport
 ) -> SceneColumn:
-    """A column of the behaviour table for the events in `spans`, which were read from `rows` of it."""
     if column.kind == "category":
         return _category(column, reading, spans, report)
     if column.kind == "tags":

@@ -497,6 +497,12 @@ def identifiers(values: pd.Series) -> pa.Array:
     return (array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array).cast(kind)
 
 
+def distinct(values: pd.Series) -> pd.Series:
+    """The different values of a category column without missing ones, sorted."""
+    found = identifiers(values).unique().drop_null()
+    return to_pandas(pa.table({"values": found.take(pc.array_sort_indices(found))}))["values"].astype(values.dtype)
+
+
 def positions(values: pd.Series, known: pd.Series) -> np.ndarray:
     """Where each value stands among `known` ones of the same type, int64; -1 for missing and unknown values."""
     return pc.index_in(identifiers(values), value_set=identifiers(known)).fill_null(-1).to_numpy().astype("int64")
