@@ -29,7 +29,7 @@ from recsys.schema import FeatureSchema, schema_difference
 USER_ERRORS = (ValueError, OSError, MisconfigurationException)
 ONLY_DEEP = (
     *("resume", "pretrained", "objective", "optimizer", "embedding_weight_decay", "schedule", "warmup", "patience"),
-    *("batch_size", "workers", "save_every", "trainer"),
+    *("batch_size", "workers", "shuffle_block", "save_every", "trainer"),
 )  # options of gradient descent
 
 
@@ -58,6 +58,7 @@ def build_data(cfg: DictConfig) -> DataModule:
         ranking=cfg.evaluation.ranking,
         candidates=cfg.evaluation.candidates,
         workers=cfg.workers,
+        shuffle_block=cfg.shuffle_block,
         seed=cfg.seed,
         generate=_make(generate, "data.generate", _partial_=True) if generate else None,
     )

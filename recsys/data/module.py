@@ -74,6 +74,7 @@ class DataModule(pl.LightningDataModule):
     row; with `ranking`, the test also ranks the whole catalogue for every user. Implicit data is always ranked.
     With `candidates`, each liked item is ranked among that many sampled items instead, in the test among those that
     the dataset gives.
+    With `shuffle_block`, training rows are shuffled in blocks of so many (see `Shuffled`), for data larger than memory.
     `start` is the place in the training data, (epoch, batch), where a resumed run goes on.
     """
 
@@ -87,6 +88,7 @@ class DataModule(pl.LightningDataModule):
         ranking: bool = True,
         candidates: int | None = None,
         workers: int = 0,
+        shuffle_block: int | None = None,
         seed: int = 0,
         generate: Callable[[], None] | None = None,
     ) -> None:
@@ -96,6 +98,7 @@ class DataModule(pl.LightningDataModule):
             ("eval_batch_size", eval_batch_size, 1),
             ("workers", workers, 0),
             ("candidates", 1 if candidates is None else candidates, 1),
+            ("shuffle_block", 1 if shuffle_block is None else shuffle_block, 1),
         ):
             if not isinstance(value, int) or value < least:
                 raise ValueError(f"`{name}` must be an integer of at least {least}, got {value!r}.")
@@ -103,6 +106,7 @@ class DataModule(pl.LightningDataModule):
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.ranking, self.candidates = ranking, candidates
         self.workers, self.seed, self._generate = workers, seed, generate
+        self.shuffle_block = shuffle_block
         self.start = (0, 0)
         self._store: Store | None = None
         self._queries: dict[int, Candidates] = {}
@@ -197,7 +201,15 @@ class DataModule(pl.LightningDataModule):
         """Shuffled training batches, with fresh negatives for implicit data."""
         dataset = self.train_rows
         rank, world = self._place()
-        shuffled = Shuffled(len(dataset), self.batch_size, seed=self.seed, rank=rank, world=world, start=self.start)
+        shuffled = Shuffled(
+            len(dataset),
+            self.batch_size,
+            seed=self.seed,
+            rank=rank,
+            world=world,
+            start=self.start,
+            block=self.shuffle_block,
+        )
         return self._loader(dataset, shuffled)
 
     def val_dataloader(self) -> DataLoader[Batch]:
