@@ -59,6 +59,7 @@ def build_data(cfg: DictConfig) -> DataModule:
         candidates=cfg.evaluation.candidates,
         workers=cfg.workers,
         shuffle_block=cfg.shuffle_block,
+        prepare=cfg.prepare,
         seed=cfg.seed,
         generate=_make(generate, "data.generate", _partial_=True) if generate else None,
     )

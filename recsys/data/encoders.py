@@ -6,10 +6,9 @@ Every encoder is a summary of what it saw, so two fits on two parts of the rows 
 import hashlib
 import json
 import math
-import operator
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property, reduce
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -257,6 +256,7 @@ def _five_digits(values: np.ndarray) -> np.ndarray:
 
 
 Encoder = Vocabulary | Standardiser | Buckets
+Summary = Encoder | Moments | np.ndarray  # an array: how often each of some entries occurs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -359,13 +359,27 @@ def fit_encoder(column: Column, values: pd.Series, weight: np.ndarray) -> Encode
     return Standardiser.fit(numbers, weight, standardise=column.standardise, log1p=column.log1p, clip=column.clip)
 
 
-def fit_pieces(column: Column, pieces: Iterable[tuple[pd.Series, np.ndarray]]) -> Encoder:
-    """What `fit_encoder` fits on all pieces of the rows together, to the last bit."""
+def summarise(column: Column, values: pd.Series, weight: np.ndarray) -> Summary:
+    """What some of the rows tell of a column; summaries of several parts `add` up."""
     if column.kind == "number" and not column.buckets:
-        log1p, clip = column.log1p, column.clip
-        moments = (Standardiser.moments(values.to_numpy("float64"), weight, log1p, clip) for values, weight in pieces)
-        return Standardiser.of(reduce(operator.add, moments), standardise=column.standardise, log1p=log1p, clip=clip)
-    return reduce(lambda one, other: one.merge(other), (fit_encoder(column, *piece) for piece in pieces))  # type: ignore[arg-type]
+        return Standardiser.moments(values.to_numpy("float64"), weight, column.log1p, column.clip)
+    return fit_encoder(column, values, weight)
+
+
+def add(one: Summary, other: Summary) -> Summary:
+    """The summary of both parts of the rows."""
+    if isinstance(one, Vocabulary | Buckets | Standardiser):
+        return one.merge(other)  # type: ignore[arg-type]
+    return one + other  # type: ignore[operator]
+
+
+def fit_summary(column: Column, summary: Summary) -> Encoder:
+    """What `fit_encoder` fits on all summarised rows together, to the last bit."""
+    if isinstance(summary, Moments):
+        options = {"log1p": column.log1p, "clip": column.clip, "standardise": column.standardise}
+        return Standardiser.of(summary, **options)  # type: ignore[arg-type]
+    assert not isinstance(summary, np.ndarray), "counts need their entries"
+    return summary
 
 
 def _plain(values: pd.Series) -> pd.Series:

@@ -2,7 +2,7 @@
 
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from recsys.data.cleaning import CleaningReport, Raw, check_social, clean_entities, clean_events, drop_rows
-from recsys.data.parts import ROWS, Form, Need, Reading, read_parts
+from recsys.data.parts import ROWS, Form, Need, Part, Reading, in_a_row, read_parts
 from recsys.data.progress import counted
 from recsys.data.scene import Entries, Scene, SceneColumn, spans_of
 from recsys.data.scene_columns import read_columns
@@ -20,6 +20,7 @@ from recsys.data.tables import (
     as_category,
     column_names,
     distinct,
+    empty_table,
     fill_missing,
     positions,
     read_batches,
@@ -28,6 +29,7 @@ from recsys.data.tables import (
     same_type,
     time_part,
 )
+from recsys.data.workers import THREADS, Workers
 from recsys.schema import Column, FeatureSchema, Role, Time
 
 Frames = dict[str, pd.DataFrame]
@@ -97,7 +99,11 @@ class _Plan:
 
 
 def load_events(
-    tables: TableSet, schema: FeatureSchema, split_column: str | None = None, scratch: Path | None = None
+    tables: TableSet,
+    schema: FeatureSchema,
+    split_column: str | None = None,
+    scratch: Path | None = None,
+    workers: Workers = THREADS,
 ) -> Events:
     """Read, clean and join the tables of a dataset.
 
@@ -110,7 +116,7 @@ def load_events(
     """
     plan = _Plan(tables=tables, schema=schema, parts=_parts(tables, schema, split_column), homes=_homes(tables, schema))
     folder = tempfile.TemporaryDirectory(prefix=".reading-", dir=scratch)
-    reading = _read_behaviour(plan, Path(folder.name))
+    reading = _read_behaviour(plan, Path(folder.name), workers)
     others = {name: table for name, table in tables.present().items() if name != "behaviour"}
     frames = {name: read_table(table, name, _wanted(plan, name)) for name, table in others.items()}
     counts = {"behaviour": reading.rows} | {name: len(frame) for name, frame in frames.items()}
@@ -137,16 +143,25 @@ def load_events(
     return replace(events, titles=_titles(items[schema.item], frames["items"], plan)) if schema.title else events
 
 
-def _read_behaviour(plan: _Plan, scratch: Path) -> Reading:
-    """Read the behaviour table into parts."""
+def _read_behaviour(plan: _Plan, scratch: Path, workers: Workers) -> Reading:
+    """Read the behaviour table into parts, which lie in `scratch`."""
     table = plan.tables.behaviour
     keys = ("user", "item", "split", "scene")
     needs = [Need(name, "code" if part in keys else "plain") for part, name in plan.parts["behaviour"].items()]
     forms: dict[str, Form] = {"category": "code", "number": "number", "tags": "tags"}
     needs += [Need(c.name, forms[c.kind], c if c.kind == "tags" else None) for c in plan.homes["behaviour"]]
-    batches = read_batches(table, "behaviour", _wanted(plan, "behaviour"), ROWS)
-    batches = counted(batches, len, "reading", row_count(table))
-    return read_parts(batches, list(dict.fromkeys(needs)), scratch, table.duplicates != "keep", os.cpu_count() or 1)
+    needs, wanted, hashed = list(dict.fromkeys(needs)), _wanted(plan, "behaviour"), table.duplicates != "keep"
+    rows, threads = ROWS, os.cpu_count() or 1
+
+    def read(piece: tuple[int, Table]) -> Iterator[Part]:
+        batches = read_batches(piece[1], "behaviour", wanted, rows)
+        return read_parts(batches, needs, scratch / f"{piece[0]:05}", hashed, threads)
+
+    parts = workers.read(read, list(enumerate(table.apart())))
+    found = list(counted(in_a_row(parts), lambda part: part.rows, "reading", row_count(table)))
+    if not found:
+        raise empty_table(table, "behaviour")
+    return Reading(tuple(needs), found)
 
 
 def _raw(reading: Reading, table: Table, parts: Mapping[str, str]) -> Raw:

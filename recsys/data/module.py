@@ -25,10 +25,12 @@ from recsys.data.leaks import RULES, check_leaks
 from recsys.data.split import TEST, VALID, Split, split_events
 from recsys.data.store import VERSION, Store, open_store, write_store
 from recsys.data.tables import SPLIT_COLUMN, SPLITS, TableSet, check_files
+from recsys.data.workers import RayData, Threads, Workers
 from recsys.declare import declare
 from recsys.schema import FeatureSchema
 
 log = logging.getLogger(__name__)
+WORKERS: dict[str, type[Workers]] = {"local": Threads, "ray": RayData}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +76,7 @@ class DataModule(pl.LightningDataModule):
     row; with `ranking`, the test also ranks the whole catalogue for every user. Implicit data is always ranked.
     With `candidates`, each liked item is ranked among that many sampled items instead, in the test among those that
     the dataset gives.
+    `prepare` says who encodes the tables: this machine, or a Ray cluster (see `RayData`).
     With `shuffle_block`, training rows are shuffled in blocks of so many (see `Shuffled`), for data larger than memory.
     `start` is the place in the training data, (epoch, batch), where a resumed run goes on.
     """
@@ -89,6 +92,7 @@ class DataModule(pl.LightningDataModule):
         candidates: int | None = None,
         workers: int = 0,
         shuffle_block: int | None = None,
+        prepare: str = "local",
         seed: int = 0,
         generate: Callable[[], None] | None = None,
     ) -> None:
@@ -106,7 +110,9 @@ class DataModule(pl.LightningDataModule):
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.ranking, self.candidates = ranking, candidates
         self.workers, self.seed, self._generate = workers, seed, generate
-        self.shuffle_block = shuffle_block
+        if prepare not in WORKERS:
+            raise ValueError(f"`prepare` must be {' or '.join(WORKERS)}, got {prepare!r}.")
+        self.shuffle_block, self.prepare = shuffle_block, prepare
         self.start = (0, 0)
         self._store: Store | None = None
         self._queries: dict[int, Candidates] = {}
@@ -124,8 +130,9 @@ class DataModule(pl.LightningDataModule):
             return
         log.info("encoding %s into %s", spec.name, self.folder)
         self.cache.mkdir(parents=True, exist_ok=True)
-        events = load_events(spec.tables, spec.schema, spec.split_column, scratch=self.cache)
-        write_store(self.folder, spec.schema, events, split_events(spec.split, events))
+        workers = WORKERS[self.prepare]()
+        events = load_events(spec.tables, spec.schema, spec.split_column, self.cache, workers)
+        write_store(self.folder, spec.schema, events, split_events(spec.split, events), workers)
 
     def _reusable(self) -> bool:
         """Whether the store opens; a damaged one is removed."""

@@ -3,9 +3,9 @@
 Letters: R rows of a part, V distinct values of a column in a part.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -38,13 +38,20 @@ class Need:
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """One part on disk. `bad` holds the unreadable cells of numbers by row, `plain` the columns that stay in memory."""
+    """One part on disk, from row `first` of the table on. `bad` holds the unreadable cells of numbers by row of it."""
 
     folder: Path
-    first: int
     rows: int
+    first: int = 0
     bad: dict[str, pd.Series] = field(default_factory=dict)
-    plain: dict[str, pd.Series] = field(default_factory=dict)
+
+    def has(self, name: str) -> bool:
+        """Whether an array is stored."""
+        return (self.folder / f"{name}.npy").exists()
+
+    def unreadable(self, name: str) -> pd.Series:
+        """The unreadable cells of a number column, by row of the table."""
+        return self.bad[name].set_axis(self.bad[name].index + self.first)
 
     def array(self, name: str) -> np.ndarray:
         """A stored array, memory-mapped."""
@@ -66,12 +73,10 @@ class Part:
         np.save(self.folder / f"{name}.npy", array)
 
 
-def write_part(
-    folder: Path, first: int, batch: pa.Table, needs: Sequence[Need], hashed: bool, pool: ThreadPoolExecutor
-) -> Part:
-    """Bring the columns of some rows, from row `first` of the table on, into the forms that are needed."""
+def write_part(folder: Path, batch: pa.Table, needs: Sequence[Need], hashed: bool, pool: ThreadPoolExecutor) -> Part:
+    """Bring the columns of some rows into the forms that are needed."""
     folder.mkdir()
-    part = Part(folder=folder, first=first, rows=len(batch))
+    part = Part(folder=folder, rows=len(batch))
     list(pool.map(lambda at: _write_column(part, str(at), needs[at], batch[needs[at].name]), range(len(needs))))
     if hashed:
         part.save("hash", row_hashes(batch))
@@ -87,11 +92,11 @@ def _write_column(part: Part, key: str, need: Need, cells: pa.ChunkedArray) -> N
         return
     raw = to_pandas(pa.table({"cells": cells}))["cells"]
     if need.form == "plain":
-        part.plain[key] = raw
+        part.save_values(key, cells.combine_chunks())
     elif need.form == "number":
         number_R = as_number(raw)
         unreadable = raw.notna() & number_R.isna()
-        part.bad[key] = raw[unreadable].rename(lambda row: row + part.first)
+        part.bad[key] = raw[unreadable]
         part.save(key, number_R.to_numpy())
     else:
         assert need.column is not None, "tags are of a declared column"
@@ -132,7 +137,7 @@ class Reading:
     def column(self, name: str, form: Form) -> Coded | pd.Series:
         """A whole column: for the few that every row needs, its user, item, time and label."""
         key = self.key(name, form)
-        if any(key in part.plain for part in self.parts):
+        if form == "plain" and not all(part.has(key) for part in self.parts):
             return pd.concat([self._plain(part, key) for part in self.parts], ignore_index=True)
         values, places = self.unified(key)
         codes = [place[part.array(key)] for part, place in zip(self.parts, places, strict=True)]
@@ -140,9 +145,8 @@ class Reading:
 
     def _plain(self, part: Part, key: str) -> pd.Series:
         """The cells of a part, whose file may hold texts where others hold numbers."""
-        if key in part.plain:
-            return part.plain[key]
-        return to_pandas(pa.table({"values": part.values(key)}))["values"].reindex(part.array(key))
+        values = to_pandas(pa.table({"values": part.values(key)}))["values"]
+        return values.reindex(part.array(key)) if part.has(key) else values
 
     @cached_property
     def repeated(self) -> np.ndarray:
@@ -152,13 +156,18 @@ class Reading:
 
 
 def read_parts(
-    batches: Iterable[pa.Table], needs: Sequence[Need], scratch: Path, hashed: bool, threads: int
-) -> Reading:
-    """Read a table part by part; `hashed` for the search for equal rows."""
-    parts: list[Part] = []
-    first = 0
+    batches: Iterable[pa.Table], needs: Sequence[Need], folder: Path, hashed: bool, threads: int
+) -> Iterator[Part]:
+    """Write a file of a table part by part into `folder`; `hashed` for the search for equal rows."""
+    folder.mkdir()
     with ThreadPoolExecutor(threads) as pool:
-        for batch in batches:
-            parts.append(write_part(scratch / f"part-{len(parts):05}", first, batch, needs, hashed, pool))
-            first += len(batch)
-    return Reading(tuple(needs), parts)
+        for number, batch in enumerate(batches):
+            yield write_part(folder / f"{number:05}", batch, needs, hashed, pool)
+
+
+def in_a_row(parts: Iterable[Part]) -> Iterator[Part]:
+    """The parts one behind the other in the table."""
+    first = 0
+    for part in parts:
+        yield replace(part, first=first)
+        first += part.rows

@@ -4,7 +4,7 @@ Letters: E events, S events of a span, N entries of a column.
 """
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from recsys.data.encoders import Encoder, fit_encoder, fit_pieces
+from recsys.data.encoders import Encoder, Summary, fit_encoder, fit_summary, summarise
 from recsys.data.parts import Reading
 from recsys.data.tables import fill_missing
 from recsys.schema import Column
@@ -50,8 +50,12 @@ class SceneColumn(Protocol):
         """Which of a span's events show no value, bool (S,)."""
         ...
 
-    def fit(self, column: Column, spans: Sequence[Span], train_E: np.ndarray) -> Encoder:
-        """The column's encoder, fitted on the events where `train_E` is set."""
+    def summary(self, column: Column, span: Span, train_S: np.ndarray) -> Summary:
+        """What the training events of a span, where `train_S` is set, tell; those of several spans `add` up."""
+        ...
+
+    def fit(self, column: Column, summary: Summary) -> Encoder:
+        """The column's encoder, fitted on what all spans tell."""
         ...
 
     def encoded(self, encode: Callable[[pd.Series], np.ndarray]) -> Callable[[Span], np.ndarray]:
@@ -83,11 +87,12 @@ class Entries:
     def missing(self, span: Span) -> np.ndarray:
         return self.entries.isna().to_numpy()[self.at(span)]
 
-    def fit(self, column: Column, spans: Sequence[Span], train_E: np.ndarray) -> Encoder:
-        weight_N = np.zeros(len(self.entries), dtype="int64")
-        for span in spans:
-            weight_N += np.bincount(self.at(span)[train_E[span.start : span.stop]], minlength=len(weight_N))
-        return fit_encoder(column, self.entries, weight_N)
+    def summary(self, column: Column, span: Span, train_S: np.ndarray) -> np.ndarray:  # noqa: ARG002 - see SceneColumn
+        return np.bincount(self.at(span)[train_S], minlength=len(self.entries))
+
+    def fit(self, column: Column, summary: Summary) -> Encoder:
+        assert isinstance(summary, np.ndarray), "entries are counted"
+        return fit_encoder(column, self.entries, summary)
 
     def encoded(self, encode: Callable[[pd.Series], np.ndarray]) -> Callable[[Span], np.ndarray]:
         table = encode(self.entries)
@@ -138,9 +143,11 @@ class Values:
     def missing(self, span: Span) -> np.ndarray:
         return self._read(span).isna().to_numpy()
 
-    def fit(self, column: Column, spans: Sequence[Span], train_E: np.ndarray) -> Encoder:
-        weights = (train_E[span.start : span.stop].astype("int64") for span in spans)
-        return fit_pieces(column, ((self.series(span), weight) for span, weight in zip(spans, weights, strict=True)))
+    def summary(self, column: Column, span: Span, train_S: np.ndarray) -> Summary:
+        return summarise(column, self.series(span), train_S.astype("int64"))
+
+    def fit(self, column: Column, summary: Summary) -> Encoder:
+        return fit_summary(column, summary)
 
     def encoded(self, encode: Callable[[pd.Series], np.ndarray]) -> Callable[[Span], np.ndarray]:
         return lambda span: encode(self.series(span))

@@ -61,7 +61,7 @@ def _number(column: Column, reading: Reading, spans: Sequence[Span], rows: pd.In
     key = reading.key(column.name, "number")
     values = Values(reading, key, None)
     missing = sum(int(values.missing(span).sum()) for span in spans)
-    unreadable = pd.concat([part.bad[key] for part in reading.parts])
+    unreadable = pd.concat([part.unreadable(key) for part in reading.parts])
     unreadable = unreadable[unreadable.index.isin(rows)]
     count = len(unreadable)
     refuse_unreadable(count, len(rows) - missing + count, unreadable, TABLE, column.name, "a number")

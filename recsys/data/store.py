@@ -6,12 +6,10 @@ event. A batch joins them by position, so a candidate item or a sampled negative
 
 import json
 import logging
-import os
 import tempfile
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, reduce
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +19,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet
 
-from recsys.data.encoders import Encoder, Encoders, fit_encoder
+from recsys.data.encoders import Encoder, Encoders, Summary, add, fit_encoder
 from recsys.data.events import Events, GivenCandidates
 from recsys.data.history import build_histories
 from recsys.data.progress import counted
 from recsys.data.scene import Scene, Span
 from recsys.data.split import TRAIN
 from recsys.data.tables import SPLITS
+from recsys.data.workers import THREADS, Workers
 from recsys.schema import PADDING, ROLES, Column, FeatureSchema, Role
 
 log = logging.getLogger(__name__)
@@ -127,20 +126,29 @@ def row_counts(store: Store) -> np.ndarray:
     return counts.astype("int64")
 
 
-def fit_encoders(schema: FeatureSchema, events: Events, part_E: np.ndarray) -> Encoders:
+def fit_encoders(schema: FeatureSchema, events: Events, part_E: np.ndarray, workers: Workers = THREADS) -> Encoders:
     """Fit every column's encoder on the training rows; an attribute counts once per training row that shows it."""
     train_E = part_E == TRAIN
     tables = {"user": (events.users, events.user_E), "item": (events.items, events.item_E)}
     weights = {role: np.bincount(at_E[train_E], minlength=len(frame)) for role, (frame, at_E) in tables.items()}
+    columns, own = events.scene.columns, [column for column in schema.columns if column.role == "scene"]
+
+    def summarise(span: Span) -> dict[str, Summary]:
+        train_S = train_E[span.start : span.stop]
+        return {column.name: columns[column.name].summary(column, span, train_S) for column in own}
+
+    def both(one: dict[str, Summary], other: dict[str, Summary]) -> dict[str, Summary]:
+        return {name: add(summary, other[name]) for name, summary in one.items()}
+
+    summaries = reduce(both, workers.map(summarise, events.scene.spans))
 
     def fit(column: Column) -> Encoder:
         if column.role == "scene":
-            return events.scene.columns[column.name].fit(column, events.scene.spans, train_E)
+            return columns[column.name].fit(column, summaries[column.name])
         return fit_encoder(column, tables[column.role][0][column.name], weights[column.role])
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        fitted = pool.map(fit, schema.columns)
-        return Encoders(columns={c.name: encoder for c, encoder in zip(schema.columns, fitted, strict=True)})
+    fitted = THREADS.map(fit, schema.columns)
+    return Encoders(columns={c.name: encoder for c, encoder in zip(schema.columns, fitted, strict=True)})
 
 
 def _encode(schema: FeatureSchema, encoders: Encoders, column: Column, values: pd.Series) -> np.ndarray:
@@ -181,33 +189,42 @@ def _places(schema: FeatureSchema, side: Side, role: Role) -> list[tuple[Column,
     return places + [(c, side.tags[c.name]) for c in schema.tags if c.role == role]
 
 
-def write_scene(draft: Path, schema: FeatureSchema, encoders: Encoders, scene: Scene) -> None:
+def write_scene(
+    draft: Path, schema: FeatureSchema, encoders: Encoders, scene: Scene, workers: Workers = THREADS
+) -> None:
     """Encode the scene columns span by span into memory-mapped arrays."""
+    rows = scene.spans[-1].stop
 
-    def make(name: str, shape: tuple[int, int], dtype: str) -> np.ndarray:
+    def create(name: str, shape: tuple[int, int], dtype: str) -> np.ndarray:
         if not all(shape):
             np.save(draft / f"{name}.npy", np.empty(shape, dtype))  # an empty file cannot be mapped
             return np.empty(shape, dtype)
         return np.lib.format.open_memmap(draft / f"{name}.npy", mode="w+", shape=shape, dtype=dtype)
 
-    def prepare(place: tuple[Column, np.ndarray]) -> Callable[[Span], np.ndarray]:
-        return scene.columns[place[0].name].encoded(partial(_encode, schema, encoders, place[0]))
+    def open_again(name: str, shape: tuple[int, int], dtype: str) -> np.ndarray:
+        return np.load(draft / f"{name}.npy", mmap_mode="r+") if all(shape) else np.empty(shape, dtype)
+
+    def prepare(column: Column) -> Callable[[Span], np.ndarray]:
+        return columns[column.name].encoded(partial(_encode, schema, encoders, column))
 
     def encode(span: Span) -> int:
-        for (_, place), column in zip(places, encoded, strict=True):
-            place[span.start : span.stop] = column(span)
+        side = _empty_side(schema, "scene", rows, open_again)
+        for (_, place), encoded in zip(_places(schema, side, "scene"), prepared, strict=True):
+            place[span.start : span.stop] = encoded(span)
         return span.stop - span.start
 
-    places = _places(schema, _empty_side(schema, "scene", scene.spans[-1].stop, make), "scene")
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        encoded = list(pool.map(prepare, places))
-        list(counted(pool.map(encode, scene.spans), int, "encoding", scene.spans[-1].stop))
+    columns = scene.columns
+    places = _places(schema, _empty_side(schema, "scene", rows, create), "scene")
+    prepared = list(THREADS.map(prepare, [column for column, _ in places]))
+    list(counted(workers.map(encode, scene.spans), int, "encoding", rows))
 
 
-def write_store(folder: Path, schema: FeatureSchema, events: Events, part_E: np.ndarray) -> None:
+def write_store(
+    folder: Path, schema: FeatureSchema, events: Events, part_E: np.ndarray, workers: Workers = THREADS
+) -> None:
     """Fit the encoders, encode everything and write the store to `folder`, which appears whole or not at all."""
     _refuse_one_label(schema, events.label_E, part_E)
-    encoders = fit_encoders(schema, events, part_E)
+    encoders = fit_encoders(schema, events, part_E, workers)
     schema = schema.fitted(
         sizes=encoders.sizes(),
         label_mean=_label_mean(schema, events.label_E[part_E == TRAIN]),
@@ -238,7 +255,7 @@ def write_store(folder: Path, schema: FeatureSchema, events: Events, part_E: np.
     def write(draft: Path) -> None:
         for name, array in arrays.items():
             np.save(draft / f"{name}.npy", array)
-        write_scene(draft, schema, encoders, events.scene)
+        write_scene(draft, schema, encoders, events.scene, workers)
         pa.parquet.write_table(_items_table(schema, events), draft / ITEMS)
         encoders.save(draft / "encoders.json")
         meta = {

@@ -6,7 +6,7 @@ import gzip
 import io
 import zipfile
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Literal, cast, get_args
 
@@ -95,6 +95,12 @@ class Table:
         """The columns that `extract` makes, each with the column it is made from."""
         return {group: column for column, pattern in self.extract.items() for group in _groups(pattern)}
 
+    def apart(self) -> list["Table"]:
+        """A table for each of its files."""
+        if isinstance(self.path, dict):
+            return [replace(self, path={split: path}) for split, path in self.path.items()]
+        return [replace(self, path=str(path)) for path in self.files]
+
     @property
     def files(self) -> tuple[Path, ...]:
         """Every file of the table."""
@@ -168,11 +174,13 @@ def read_table(table: Table, name: str, wanted: Collection[str]) -> pd.DataFrame
     Raises ValueError for a missing column, an empty table or a row that does not parse.
     """
     frames = [to_pandas(batch) for batch in read_batches(table, name, wanted)]
+    if not frames:
+        raise empty_table(table, name)
     return pd.concat(frames, ignore_index=True) if len(frames) > 1 else frames[0]
 
 
 def read_batches(table: Table, name: str, wanted: Collection[str], rows: int | None = None) -> Iterator[pa.Table]:
-    """The `wanted` columns of a table in pieces of about `rows` rows, or file by file; at least one, none empty.
+    """The `wanted` columns of a table in pieces of about `rows` rows, or file by file, none empty.
 
     `SPLIT_COLUMN` may be wanted of a table with one file per split: the split of each row's file. Only the piece at
     hand is in memory, but for texts inside `.zip` files or with a separator of several characters: such a file is.
@@ -183,7 +191,6 @@ def read_batches(table: Table, name: str, wanted: Collection[str], rows: int | N
         if column not in available:
             raise ValueError(f"table `{name}` has no column {column!r}: {nearest(column, available)}")
     splits = list(table.path) if SPLIT_COLUMN in wanted else [None] * len(table.files)
-    empty = True
     for path, split in zip(table.files, splits, strict=True):
         for batch in _read_columns(table, name, path, columns, rows):
             if split is not None:
@@ -193,11 +200,13 @@ def read_batches(table: Table, name: str, wanted: Collection[str], rows: int | N
                 if column in batch.column_names:
                     exploded = _explode(to_pandas(batch), column, table)
                     batch = pa.Table.from_pandas(exploded, preserve_index=False)
-            empty &= not len(batch)
             if len(batch):
                 yield batch
-    if empty:
-        raise ValueError(f"table `{name}` is empty: {table.files[0]} has no rows.")
+
+
+def empty_table(table: Table, name: str) -> ValueError:
+    """The error for a table without a row."""
+    return ValueError(f"table `{name}` is empty: {table.files[0]} has no rows.")
 
 
 def _read_columns(table: Table, name: str, path: Path, wanted: list[str], rows: int | None) -> Iterator[pa.Table]:
