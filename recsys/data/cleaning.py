@@ -76,6 +76,8 @@ class Raw:
     def at(self, column: str, rows: pd.Index) -> Coded | pd.Series:
         """A column's cells in some rows."""
         cells = self.columns[column]
+        if len(rows) == self.rows:
+            return cells
         return cells.take(rows.to_numpy()) if isinstance(cells, Coded) else cells.loc[rows]
 
 

@@ -121,11 +121,9 @@ def load_events(
     frames = {name: read_table(table, name, _wanted(plan, name)) for name, table in others.items()}
     counts = {"behaviour": reading.rows} | {name: len(frame) for name, frame in frames.items()}
     report = CleaningReport(read={name: counts[name] for name in tables.present()})
-    rows, keys = {}, {}
-    for name, parts in plan.parts.items():
-        table = getattr(tables, name)
-        raw = _raw(reading, table, parts) if name == "behaviour" else Raw.of(frames[name], table, set(parts.values()))
-        rows[name], keys[name] = clean_events(raw, name, table, parts, schema, report)
+    cleaned = {name: _clean(name, plan, reading, frames, report) for name in plan.parts}
+    rows, keys = ({name: pair[at] for name, pair in cleaned.items()} for at in (0, 1))
+    del cleaned  # else the first, unjoined rows stay in memory
     _refuse_empty(rows["behaviour"], report)
     scenes = _join_scenes(rows, keys, frames, plan, report)
     users, items = (_join_entities(rows, keys, role, frames, plan, report) for role in ("user", "item"))
@@ -133,7 +131,7 @@ def load_events(
     kept = _drop_missing(rows["behaviour"], {"user": users, "item": items}, scene, schema, report)
     _refuse_empty(kept, report)
     if len(kept) < len(rows["behaviour"]):
-        scene = scene.kept(rows["behaviour"].index.isin(kept.index), spans_of(reading, kept.index.to_numpy()))
+        scene = scene.kept(rows["behaviour"].index.isin(kept.index), spans_of(reading, kept.index))
     if tables.social:
         check_social(frames["social"], users[schema.user], report)
     words = keys["behaviour"].get("split")
@@ -162,6 +160,15 @@ def _read_behaviour(plan: _Plan, scratch: Path, workers: Workers) -> Reading:
     if not found:
         raise empty_table(table, "behaviour")
     return Reading(tuple(needs), found)
+
+
+def _clean(
+    name: str, plan: _Plan, reading: Reading, frames: Frames, report: CleaningReport
+) -> tuple[pd.DataFrame, dict[str, pd.Series]]:
+    """The rows of a table of events, and what their codes stand for."""
+    table, parts = plan.tables.present()[name], plan.parts[name]
+    raw = _raw(reading, table, parts) if name == "behaviour" else Raw.of(frames[name], table, set(parts.values()))
+    return clean_events(raw, name, table, parts, plan.schema, report)
 
 
 def _raw(reading: Reading, table: Table, parts: Mapping[str, str]) -> Raw:
@@ -347,7 +354,7 @@ def _scene(
         joined = _filled(scenes.reindex(pd.RangeIndex(len(scenes) + 1)), plan.homes["scenes"])
         at_E = rows["scene"].to_numpy("int32")
         columns |= {column.name: Entries(joined[column.name], at_E) for column in plan.homes["scenes"]}
-    spans = spans_of(reading, rows.index.to_numpy())
+    spans = spans_of(reading, rows.index)
     own = read_columns(plan.homes["behaviour"], reading, spans, rows.index, report)
     return Scene(columns | own, spans)
 

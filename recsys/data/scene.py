@@ -28,14 +28,15 @@ class Span:
     rows: np.ndarray | slice
 
 
-def spans_of(reading: Reading, row_E: np.ndarray) -> list[Span]:
+def spans_of(reading: Reading, row_E: pd.Index) -> list[Span]:
     """The events part by part; `row_E` holds the row that each was read from, rising."""
-    edges = np.searchsorted(row_E, [part.first for part in reading.parts] + [reading.rows])
+    edges = row_E.searchsorted(np.array([part.first for part in reading.parts] + [reading.rows]))
     spans = []
     for number, (start, stop) in enumerate(itertools.pairwise(edges)):
         part = reading.parts[number]
         whole = stop - start == part.rows
-        spans.append(Span(int(start), int(stop), number, slice(None) if whole else row_E[start:stop] - part.first))
+        rows = slice(None) if whole else row_E[start:stop].to_numpy() - part.first
+        spans.append(Span(int(start), int(stop), number, rows))
     return spans
 
 

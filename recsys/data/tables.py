@@ -263,7 +263,8 @@ def _read_file(
             yield pa.parquet.read_table(path, columns=list(columns), partitioning=None)
         else:
             texts = [f.name for f in pa.parquet.read_schema(path) if f.name in columns and is_text(f.type)]
-            with pa.parquet.ParquetFile(path, read_dictionary=texts) as file:
+            # without `pre_buffer=False` the reader keeps the bytes of all that it has read
+            with pa.parquet.ParquetFile(path, read_dictionary=texts, pre_buffer=False) as file:
                 for batch in file.iter_batches(rows, columns=list(columns)):
                     yield pa.Table.from_batches([batch])
     except (pa.ArrowInvalid, UnicodeError, OSError, zipfile.BadZipFile) as error:
