@@ -29,7 +29,7 @@ from recsys.schema import FeatureSchema, schema_difference
 USER_ERRORS = (ValueError, OSError, MisconfigurationException)
 ONLY_DEEP = (
     *("resume", "pretrained", "objective", "optimizer", "embedding_weight_decay", "schedule", "warmup", "patience"),
-    *("batch_size", "workers", "shuffle_block", "save_every", "trainer"),
+    *("batch_size", "workers", "shuffle_block", "on_device", "save_every", "trainer"),
 )  # options of gradient descent
 
 
@@ -60,6 +60,7 @@ def build_data(cfg: DictConfig) -> DataModule:
         workers=cfg.workers,
         shuffle_block=cfg.shuffle_block,
         prepare=cfg.prepare,
+        on_device=cfg.on_device,
         seed=cfg.seed,
         generate=_make(generate, "data.generate", _partial_=True) if generate else None,
     )

@@ -6,6 +6,7 @@ Letters: B rows of a batch, F id fields, N numbers, L list length, T tags per it
 import logging
 from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -109,13 +110,34 @@ def _history_lists(store: Store, row_B: np.ndarray, reads: Container[str] | None
     return lists
 
 
+class MakesBatches(Protocol):
+    """Something that makes the batches of `make_batch` in another place."""
+
+    def batch(
+        self,
+        user_B: np.ndarray,
+        item_B: np.ndarray,
+        row_B: np.ndarray,
+        label_B: np.ndarray,
+        reads: Container[str] | None = None,
+    ) -> Batch:
+        """See `make_batch`."""
+        ...
+
+
 class Batches(Dataset[Batch]):
-    """A dataset whose items are whole batches; `reads` says which lists of them a model reads (see `make_batch`)."""
+    """A dataset whose items are whole batches; `reads` says which lists of them a model reads (see `make_batch`).
+
+    Where there is a `resident`, it makes the batches on its device.
+    """
 
     store: Store
     reads: Container[str] | None = None
+    resident: MakesBatches | None = None
 
     def _make(self, user_B: np.ndarray, item_B: np.ndarray, row_B: np.ndarray, label_B: np.ndarray) -> Batch:
+        if self.resident:
+            return self.resident.batch(user_B, item_B, row_B, label_B, self.reads)
         return make_batch(self.store, user_B, item_B, row_B, label_B, self.reads)
 
 

@@ -122,7 +122,8 @@ def load_events(
     counts = {"behaviour": reading.rows} | {name: len(frame) for name, frame in frames.items()}
     report = CleaningReport(read={name: counts[name] for name in tables.present()})
     cleaned = {name: _clean(name, plan, reading, frames, report) for name in plan.parts}
-    rows, keys = ({name: pair[at] for name, pair in cleaned.items()} for at in (0, 1))
+    rows = {name: pair[0] for name, pair in cleaned.items()}
+    keys = {name: pair[1] for name, pair in cleaned.items()}
     del cleaned  # else the first, unjoined rows stay in memory
     _refuse_empty(rows["behaviour"], report)
     scenes = _join_scenes(rows, keys, frames, plan, report)
