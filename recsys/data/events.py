@@ -293,7 +293,7 @@ def _join_entities(
     own = dict(zip(rows, typed, strict=True))
     if name in frames and plan.tables.present()[name].unknown == "keep":
         known, columns = _add_strangers(rows, own, role, known, columns, plan, report)
-    else:
+    elif name in frames:
         _refuse_strangers(own["behaviour"], rows["behaviour"][role].to_numpy(), known, name)
     for table, frame in rows.items():
         position_E = positions(own[table], known)[frame[role].to_numpy()].astype("int32")

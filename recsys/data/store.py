@@ -8,6 +8,7 @@ import json
 import logging
 import tempfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial, reduce
 from pathlib import Path
@@ -255,9 +256,11 @@ def write_store(
     def write(draft: Path) -> None:
         for name, array in arrays.items():
             np.save(draft / f"{name}.npy", array)
-        write_scene(draft, schema, encoders, events.scene, workers)
+        with ThreadPoolExecutor(1) as beside:
+            saved = beside.submit(encoders.save, draft / "encoders.json")
+            write_scene(draft, schema, encoders, events.scene, workers)
+        saved.result()
         pa.parquet.write_table(_items_table(schema, events), draft / ITEMS)
-        encoders.save(draft / "encoders.json")
         meta = {
             "version": VERSION,
             "schema": schema.to_dict(),
