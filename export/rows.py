@@ -38,7 +38,7 @@ class RawRows:
     def read(data: DataModule) -> "RawRows":
         """Of the opened data, whose tables are read again."""
         spec = data.spec
-        return RawRows(data.store, load_events(spec.tables, spec.schema, spec.split_column))
+        return RawRows(data.store, load_events(spec.tables, spec.schema, spec.split_column, data.cache))
 
     def feed(
         self, session: onnxruntime.InferenceSession, row_B: np.ndarray, item_B: np.ndarray | None = None
@@ -94,8 +94,8 @@ class RawRows:
     def _values(self, name: str, dtype: type) -> np.ndarray:
         """A raw column, one entry per user, item or event: (n,), or (n, T) for tags."""
         if (name, dtype) not in self._cache:
-            frames = {"user": self.events.users, "item": self.events.items, "scene": self.events.scene}
-            values = next(frame[name] for frame in frames.values() if name in frame)
+            frames: tuple[Any, ...] = (self.events.users, self.events.items, self.events.scene)
+            values = next(frame[name] for frame in frames if name in frame)
             is_list = isinstance(values.dtype, pd.ArrowDtype)
             self._cache[name, dtype] = tag_matrix(values, dtype) if is_list else raw_array(values, dtype)
         return self._cache[name, dtype]

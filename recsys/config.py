@@ -29,7 +29,7 @@ from recsys.schema import FeatureSchema, schema_difference
 USER_ERRORS = (ValueError, OSError, MisconfigurationException)
 ONLY_DEEP = (
     *("resume", "pretrained", "objective", "optimizer", "embedding_weight_decay", "schedule", "warmup", "patience"),
-    *("batch_size", "workers", "save_every", "trainer", "compile"),
+    *("batch_size", "workers", "shuffle_block", "on_device", "save_every", "trainer", "compile"),
 )  # options of gradient descent
 
 
@@ -58,6 +58,9 @@ def build_data(cfg: DictConfig) -> DataModule:
         ranking=cfg.evaluation.ranking,
         candidates=cfg.evaluation.candidates,
         workers=cfg.workers,
+        shuffle_block=cfg.shuffle_block,
+        prepare=cfg.prepare,
+        on_device=cfg.on_device,
         seed=cfg.seed,
         generate=_make(generate, "data.generate", _partial_=True) if generate else None,
     )

@@ -18,7 +18,7 @@ from recsys.models.base import Recommender, read_checkpoint
 from recsys.schema import FeatureSchema, schema_difference
 
 log = logging.getLogger(__name__)
-FREE = ("resume", "workers", "cache", "export", "save_every")  # options that change no result
+FREE = ("resume", "workers", "cache", "export", "save_every", "prepare", "on_device")  # options that change no result
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,9 +1,10 @@
 """Measure speed and memory on this machine:
 
-python scripts/benchmark.py [prepare] [train] [vocabulary] [rank] [export] [serve] [peers] [gpu]
+python scripts/benchmark.py [prepare] [train] [vocabulary] [rank] [export] [serve] [memory] [peers] [gpu]
 
 `train` also trains on a million clicks, beside a bare loop and, where `make bench-peers` made .venv-peers and asks for
-it (`peers`), beside DeepCTR-Torch on the same rows. `gpu` trains on the same clicks on a CUDA device.
+it (`peers`), beside DeepCTR-Torch on the same rows; `gpu` on a CUDA device. `prepare` also prepares a million clicks,
+half of them texts; `memory` (minutes and 10 GiB of disk) reads, encodes and trains on 20 million.
 """
 
 import os
@@ -29,6 +30,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.gpu import cuda_device, measure_gpu
+from benchmarks.memory import measure_memory
+from benchmarks.preparation import measure_preparation, prepare_anew
 from benchmarks.serving import serve
 from benchmarks.training import measure_training, measure_vocabulary
 from export.core import row_core
@@ -40,13 +43,12 @@ from recsys.config import build_data, build_model
 from recsys.data.candidates import Candidates
 from recsys.data.module import DataModule
 from recsys.data.split import TEST
-from recsys.data.store import write_store
 from recsys.models.base import Recommender
 
 RUNS = 5
 SHOP = ("prepare", "train", "rank", "export")
 BY_DEFAULT = (*SHOP, "vocabulary", "serve")
-VERBS = (*BY_DEFAULT, "peers", "gpu")
+VERBS = (*BY_DEFAULT, "memory", "peers", "gpu")
 EPOCHS = 3
 PEERS = Path(__file__).resolve().parents[1] / ".venv-peers" / "bin" / "python"
 MODELS = ("mf", "ncf", "deepfm", "din")
@@ -72,18 +74,9 @@ def median_seconds(work: Callable[[], object], runs: int = RUNS) -> float:
 
 def prepare(data: DataModule, cache: Path) -> list[Row]:
     """Tables to store: reading, cleaning, joining, splitting, fitting, encoding, writing."""
-    from recsys.data.events import load_events
-    from recsys.data.split import split_events
-
-    spec = data.spec
-
-    def build() -> None:
-        with tempfile.TemporaryDirectory(dir=cache) as folder:
-            events = load_events(spec.tables, spec.schema, spec.split_column)
-            write_store(Path(folder) / "store", spec.schema, events, split_events(spec.split, events))
-
     rows = len(data.store.user_E)
-    return [("prepare", f"{rows:,} events, 5 tables", f"{rows / median_seconds(build, 3):,.0f} events/s")]
+    seconds = median_seconds(lambda: prepare_anew(data.spec, cache), 3)
+    return [("prepare", f"{rows:,} events, 5 tables", f"{rows / seconds:,.0f} events/s")]
 
 
 def train_epochs(model: Recommender, data: DataModule) -> float:
@@ -156,7 +149,7 @@ def measure_shop(chosen: list[str], folder: Path) -> list[Row]:
 
 
 def main(chosen: list[str]) -> None:
-    """Run the chosen measurements (without arguments all but `peers` and `gpu`) and print one table."""
+    """Run the chosen measurements (without arguments all but `memory`, `peers` and `gpu`) and print one table."""
     if unknown := set(chosen) - set(VERBS):
         sys.exit(f"error: no measurement {unknown.pop()!r}. Valid: {', '.join(VERBS)}.")
     chosen = chosen or list(BY_DEFAULT)
@@ -173,6 +166,10 @@ def main(chosen: list[str]) -> None:
             rows += measure_training(folder, EPOCHS, PEERS if "peers" in chosen else None)
         if "vocabulary" in chosen:
             rows += measure_vocabulary(folder)
+        if "prepare" in chosen:
+            rows += measure_preparation(folder)
+        if "memory" in chosen:
+            rows += measure_memory(folder)
         if "serve" in chosen:
             rows += serve(folder)
         if gpu:

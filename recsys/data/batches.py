@@ -4,8 +4,9 @@ Letters: B rows of a batch, F id fields, N numbers, L list length, T tags per it
 """
 
 import logging
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -109,13 +110,34 @@ def _history_lists(store: Store, row_B: np.ndarray, reads: Container[str] | None
     return lists
 
 
+class MakesBatches(Protocol):
+    """Something that makes the batches of `make_batch` in another place."""
+
+    def batch(
+        self,
+        user_B: np.ndarray,
+        item_B: np.ndarray,
+        row_B: np.ndarray,
+        label_B: np.ndarray,
+        reads: Container[str] | None = None,
+    ) -> Batch:
+        """See `make_batch`."""
+        ...
+
+
 class Batches(Dataset[Batch]):
-    """A dataset whose items are whole batches; `reads` says which lists of them a model reads (see `make_batch`)."""
+    """A dataset whose items are whole batches; `reads` says which lists of them a model reads (see `make_batch`).
+
+    Where there is a `resident`, it makes the batches on its device.
+    """
 
     store: Store
     reads: Container[str] | None = None
+    resident: MakesBatches | None = None
 
     def _make(self, user_B: np.ndarray, item_B: np.ndarray, row_B: np.ndarray, label_B: np.ndarray) -> Batch:
+        if self.resident:
+            return self.resident.batch(user_B, item_B, row_B, label_B, self.reads)
         return make_batch(self.store, user_B, item_B, row_B, label_B, self.reads)
 
 
@@ -174,8 +196,15 @@ class TrainRows(Rows):
         return self._make(user_B, item_B, row_B, label_B)
 
 
+GROUP = 64  # blocks whose rows are shuffled together
+
+
 class Shuffled(Sampler[tuple[np.ndarray, tuple[int, ...]]]):
     """A fresh permutation each epoch, cut into batches; `rank` of `world` takes its share of every global batch.
+
+    With `block`, blocks of so many neighbouring rows are permuted, then the rows of every `GROUP` blocks among each
+    other: only these are in use at a time, so that data larger than memory are read from disk in whole blocks, once an
+    epoch.
 
     All ranks take the same number of steps. A last batch with fewer than two rows per rank is left out of the epoch:
     batch norm cannot use it, and the next epoch shuffles anew. `start` = (epoch, batch) leaves out the batches that
@@ -191,9 +220,10 @@ class Shuffled(Sampler[tuple[np.ndarray, tuple[int, ...]]]):
         rank: int = 0,
         world: int = 1,
         start: tuple[int, int] = (0, 0),
+        block: int | None = None,
     ) -> None:
         self.count, self.batch_size, self.seed = count, batch_size, seed
-        self.rank, self.world, self.start = rank, world, start
+        self.rank, self.world, self.start, self.block = rank, world, start, block
         self.epoch = start[0]
 
     def set_epoch(self, epoch: int) -> None:
@@ -205,12 +235,38 @@ class Shuffled(Sampler[tuple[np.ndarray, tuple[int, ...]]]):
         return whole + (rest >= (2 if whole else 1) * self.world)
 
     def __iter__(self) -> Iterator[tuple[np.ndarray, tuple[int, ...]]]:
-        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.count)
         size = self.batch_size * self.world
         done = self.start[1] if self.epoch == self.start[0] else 0
-        for step in range(done, len(self)):
-            mine = order[step * size : (step + 1) * size][self.rank :: self.world]
-            yield mine, (self.seed, self.epoch, step, self.rank)
+        batches = _cut(self._order(done * size), size)
+        for step, batch in zip(range(done, len(self)), batches, strict=False):
+            yield batch[self.rank :: self.world], (self.seed, self.epoch, step, self.rank)
+
+    def _order(self, skip: int) -> Iterator[np.ndarray]:
+        """The epoch's order without its first `skip` rows, piece by piece."""
+        rng = np.random.default_rng((self.seed, self.epoch))
+        if self.block is None:
+            yield rng.permutation(self.count)[skip:]
+            return
+        first = rng.permutation(np.arange(0, self.count, self.block))
+        for group in range(0, len(first), GROUP):
+            starts = first[group : group + GROUP]
+            lengths = np.minimum(self.block, self.count - starts)
+            if skip < lengths.sum():
+                rows = np.concatenate([np.arange(s, s + n) for s, n in zip(starts, lengths, strict=True)])
+                yield np.random.default_rng((self.seed, self.epoch, group)).permutation(rows)[skip:]
+            skip = max(0, skip - int(lengths.sum()))
+
+
+def _cut(pieces: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:
+    """The rows of all pieces, `size` at a time."""
+    held = np.empty(0, dtype="int64")
+    for piece in pieces:
+        held = np.concatenate([held, piece])
+        for start in range(0, len(held) - size + 1, size):
+            yield held[start : start + size]
+        held = held[len(held) // size * size :]
+    if len(held):
+        yield held
 
 
 class InOrder(Sampler[np.ndarray]):

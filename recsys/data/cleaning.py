@@ -1,13 +1,15 @@
 """Clean single tables, counting everything that is dropped or changed."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from recsys.data.coded import Coded
 from recsys.data.tables import (
     Table,
     as_category,
@@ -48,38 +50,67 @@ class CleaningReport:
 
 
 def drop_rows(
-    frame: pd.DataFrame, bad: pd.Series, report: CleaningReport, table: str, column: str, rule: str
+    frame: pd.DataFrame, bad: pd.Series | np.ndarray, report: CleaningReport, table: str, column: str, rule: str
 ) -> pd.DataFrame:
     """The frame without its `bad` rows, counted."""
     count = int(bad.sum())
     report.add(table, column, rule, count, "dropped")
-    return frame[~bad.to_numpy(dtype=bool)] if count else frame
+    return frame[~np.asarray(bad, dtype=bool)] if count else frame
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Raw:
+    """A table of events as it was read: the columns that say what the events are, and which rows repeat others."""
+
+    columns: Mapping[str, Coded | pd.Series]
+    rows: int
+    repeated: np.ndarray | None
+
+    @classmethod
+    def of(cls, frame: pd.DataFrame, table: Table, keys: Collection[str]) -> "Raw":
+        """A table in memory; `keys` are the columns that identify something."""
+        columns = {str(name): Coded.of(values) if name in keys else values for name, values in frame.items()}
+        repeated = None if table.duplicates == "keep" else _hashable(frame).duplicated().to_numpy()
+        return cls(columns=columns, rows=len(frame), repeated=repeated)
+
+    def at(self, column: str, rows: pd.Index) -> Coded | pd.Series:
+        """A column's cells in some rows."""
+        cells = self.columns[column]
+        if len(rows) == self.rows:
+            return cells
+        return cells.take(rows.to_numpy()) if isinstance(cells, Coded) else cells.loc[rows]
 
 
 def clean_events(
-    frame: pd.DataFrame,
-    name: str,
-    table: Table,
-    columns: Mapping[str, str],
-    schema: FeatureSchema,
-    report: CleaningReport,
-) -> pd.DataFrame:
+    raw: Raw, name: str, table: Table, columns: Mapping[str, str], schema: FeatureSchema, report: CleaningReport
+) -> tuple[pd.DataFrame, dict[str, pd.Series]]:
     """Rows of the behaviour or history table with a user, an item, and a valid time, order and label.
 
     `columns` maps what the result is made of (user, item, time, order, label, oracle, split, scene) to columns of
-    `frame`. The index is that of `frame`.
+    the table. User, item, split and scene are codes of the values that are returned beside the rows: typed for user
+    and item, as they were read for the others. The index is the row in the table.
     """
-    if table.duplicates != "keep":
-        frame = drop_rows(frame, _hashable(frame).duplicated(), report, name, "(all columns read)", "duplicate row")
-    rows = pd.DataFrame({part: frame[column] for part, column in columns.items()})
+    rows, keys = pd.DataFrame(index=pd.RangeIndex(raw.rows)), {}
+    if raw.repeated is not None:
+        rows = drop_rows(rows, raw.repeated, report, name, "(all columns read)", "duplicate row")
     for part in ("user", "item"):
-        rows = _clean_key(rows, name, part, columns[part], schema, report)
+        rows, keys[part] = _clean_key(rows, raw, name, part, columns[part], schema, report)
     for part in ("time", "order", "oracle", "label"):
-        if part in rows:
-            rows = _clean_number(rows, name, part, columns[part], schema, report)
+        if part in columns:
+            rows = _clean_number(rows, raw, name, part, columns[part], schema, report)
     if "label" in rows:
         rows = _clean_label(rows, name, schema, report)
-    return _first_of_pairs(rows, name, columns, report) if table.duplicates == "pairs" else rows
+    if table.duplicates == "pairs":
+        rows = _first_of_pairs(rows, name, columns, report)
+    for part in ("split", "scene"):
+        if part in columns:
+            coded = _coded(raw.at(columns[part], rows.index))
+            rows, keys[part] = rows.assign(**{part: coded.code_R}), coded.values
+    return rows, keys
+
+
+def _coded(cells: Coded | pd.Series) -> Coded:
+    return cells if isinstance(cells, Coded) else Coded.of(cells)
 
 
 def _first_of_pairs(rows: pd.DataFrame, table: str, columns: Mapping[str, str], report: CleaningReport) -> pd.DataFrame:
@@ -103,46 +134,65 @@ def _hashable(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _clean_key(
-    rows: pd.DataFrame, table: str, part: str, name: str, schema: FeatureSchema, report: CleaningReport
-) -> pd.DataFrame:
-    """Rows with a user (or item); missing ones are filled where its column says so."""
-    typed = as_category(rows[part])
+    rows: pd.DataFrame, raw: Raw, table: str, part: str, name: str, schema: FeatureSchema, report: CleaningReport
+) -> tuple[pd.DataFrame, pd.Series]:
+    """Rows with a user (or item), and all users; missing ones are filled where the column says so."""
+    coded = _coded(raw.at(name, rows.index))
+    typed, code_R = as_category(coded.values), coded.code_R
     fill = next((c.fill for c in schema.columns if c.name == name), None)
     if fill is not None:
-        report.add(table, name, "missing value", int(typed.isna().sum()), "filled")
-        typed = fill_missing(typed, fill)
-    rows = rows.assign(**{part: typed})
-    return drop_rows(rows, typed.isna(), report, table, name, "missing value")
+        report.add(table, name, "missing value", int((code_R < 0).sum()), "filled")
+        filled = Coded.of(fill_missing(with_missing(typed), fill))
+        typed, code_R = filled.values, filled.code_R[code_R]
+    rows = rows.assign(**{part: code_R})
+    return drop_rows(rows, code_R < 0, report, table, name, "missing value"), typed
+
+
+def with_missing(typed: pd.Series) -> pd.Series:
+    """The values and a missing one behind them."""
+    return typed.reset_index(drop=True).reindex(pd.RangeIndex(len(typed) + 1))
 
 
 def _clean_number(
-    rows: pd.DataFrame, table: str, part: str, name: str, schema: FeatureSchema, report: CleaningReport
+    rows: pd.DataFrame, raw: Raw, table: str, part: str, name: str, schema: FeatureSchema, report: CleaningReport
 ) -> pd.DataFrame:
     """Rows with a time (order, oracle, label); missing and unreadable ones are dropped."""
     time = schema.time if part == "time" else None
     what = "a timestamp (a number or ISO 8601)" if time else "a number"
-    numbers, _ = _parsed(rows[part], lambda v: as_seconds(v, time) if time else as_number(v), table, name, what)
-    rows = rows.assign(**{part: numbers})
+    cells = raw.at(name, rows.index)
+    numbers, _ = _parsed(cells, lambda v, w: as_seconds(v, time, w) if time else as_number(v), table, name, what)
+    rows = rows.assign(**{part: numbers.to_numpy()})
     rule = f"missing or not a {'timestamp' if time else 'number'}"
     return drop_rows(rows, numbers.isna(), report, table, name, rule)
 
 
 def _parsed(
-    values: pd.Series, parse: Callable[[pd.Series], pd.Series], table: str, column: str, what: str
+    cells: Coded | pd.Series,
+    parse: Callable[[pd.Series, np.ndarray | None], pd.Series],
+    table: str,
+    column: str,
+    what: str,
 ) -> tuple[pd.Series, int]:
-    """The parsed values, and how many are present but unreadable.
+    """The parsed values, and how many are present but unreadable."""
+    if isinstance(cells, Coded):
+        typed = cells.spread(parse(cells.values, cells.counts))
+        bad = (cells.code_R >= 0) & typed.isna().to_numpy()
+        present, examples = int((cells.code_R >= 0).sum()), cells.values.take(cells.code_R[bad][:1])
+    else:
+        typed = parse(cells, None)
+        bad = cells.notna().to_numpy() & typed.isna().to_numpy()
+        present, examples = int(cells.notna().sum()), cells[bad][:1]
+    refuse_unreadable(int(bad.sum()), present, examples, table, column, what)
+    return typed, int(bad.sum())
 
-    A few bad values are cleaned; a column that is mostly bad is a mistake in the declaration.
-    """
-    typed = parse(values)
-    bad, present = values.notna() & typed.isna(), int(values.notna().sum())
-    count = int(bad.sum())
+
+def refuse_unreadable(count: int, present: int, examples: pd.Series, table: str, column: str, what: str) -> None:
+    """A few bad values are cleaned; a column that is mostly bad is a mistake in the declaration."""
     if count * 2 > present:
         raise ValueError(
             f"table `{table}`, column {column!r}: {count} of {present} values are not {what} (such as "
-            f"{values[bad].iloc[0]!r}); check the column's kind, `rename` and `sep`."
+            f"{examples.iloc[0]!r}); check the column's kind, `rename` and `sep`."
         )
-    return typed, count
 
 
 def _clean_label(rows: pd.DataFrame, table: str, schema: FeatureSchema, report: CleaningReport) -> pd.DataFrame:
@@ -158,22 +208,27 @@ def _clean_label(rows: pd.DataFrame, table: str, schema: FeatureSchema, report: 
 
 
 def clean_column(values: pd.Series, column: Column, table: str, report: CleaningReport) -> pd.Series:
-    """A feature column in its clean type; missing values are filled where the column says so.
-
-    Missing values of a column with `missing: drop` are counted later, with the rows they cost.
-    """
+    """A feature column in its clean type; missing values are filled where the column says so."""
     bad = 0
     if column.kind == "tags":
         typed = as_tags(values, column)
     elif column.kind == "category":
         typed = as_category(values)
     else:
-        typed, bad = _parsed(values, as_number, table, column.name, "a number")
+        typed, bad = _parsed(values, lambda v, _: as_number(v), table, column.name, "a number")
+    note_missing(column, table, bad, int(typed.isna().sum()) - bad, report)
+    return typed if column.fill is None else fill_missing(typed, column.fill)
+
+
+def note_missing(column: Column, table: str, bad: int, missing: int, report: CleaningReport) -> None:
+    """Count the unreadable and the missing values of a feature column.
+
+    Those of a column with `missing: drop` are counted later, with the rows they cost.
+    """
     if column.missing == "keep":
         action: Action = "kept as missing" if column.fill is None else "filled"
         report.add(table, column.name, "not a number", bad, action)
-        report.add(table, column.name, "missing value", int(typed.isna().sum()) - bad, action)
-    return typed if column.fill is None else fill_missing(typed, column.fill)
+        report.add(table, column.name, "missing value", missing, action)
 
 
 def clean_entities(

@@ -14,7 +14,11 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 
+from recsys.data.moments import Moments
+from recsys.data.tables import identifiers
 from recsys.declare import declare
 from recsys.schema import Column
 
@@ -45,12 +49,14 @@ class Vocabulary:
     @classmethod
     def fit(cls, values: pd.Series, weight: np.ndarray | None = None, *, min_count: int = 1) -> Self:
         """Count the present values; `weight` says how many training rows each entry stands for."""
-        codes, unique = pd.factorize(values, sort=True)
-        present = codes >= 0
+        coded = identifiers(values).dictionary_encode()
+        present = pc.is_valid(coded.indices).to_numpy(zero_copy_only=False)
+        codes = coded.indices.drop_null().to_numpy()
         weights = None if weight is None else weight[present].astype("float64")
-        counts = np.bincount(codes[present], weights, minlength=len(unique)).astype("int64")
-        seen = counts > 0
-        return cls(values=list(unique[seen].tolist()), counts=counts[seen].tolist(), min_count=min_count)
+        counts = np.bincount(codes, weights, minlength=len(coded.dictionary)).astype("int64")
+        order = pc.array_sort_indices(coded.dictionary).to_numpy()
+        order = order[counts[order] > 0]
+        return cls(values=coded.dictionary.take(order).to_pylist(), counts=counts[order].tolist(), min_count=min_count)
 
     def merge(self, other: Self) -> Self:
         """The fit on both parts. Integers and strings mix as strings."""
@@ -69,30 +75,30 @@ class Vocabulary:
         """Whether the values are integers; a column without any value counts as one of texts."""
         return bool(self.values) and isinstance(self.values[0], int)
 
-    @property
+    @cached_property
     def kept(self) -> list[str] | list[int]:
         """The values with an id of their own, in the order of their ids, from 1 on."""
         return [v for v, count in zip(self.values, self.counts, strict=True) if count >= self.min_count]  # type: ignore[return-value]
 
-    @cached_property
-    def _index(self) -> pd.Index:
-        return pd.Index(self.kept, dtype="Int64" if self.integers else "str")
-
     @property
     def size(self) -> int:
         """Rows in the embedding table, the unseen row included."""
-        return len(self._index) + 1
+        return len(self.kept) + 1
 
     def encode(self, values: pd.Series) -> np.ndarray:
         """Ids, int64, of the shape of `values`."""
-        integers = isinstance(self._index.dtype, pd.Int64Dtype)
-        if integers and not isinstance(values.dtype, pd.Int64Dtype):
-            return self._texts.get_indexer(pd.Index(values.astype("str"))) + 1
-        return self._index.get_indexer(pd.Index(values.astype(self._index.dtype))) + 1
+        as_integers = self.integers and isinstance(values.dtype, pd.Int64Dtype)
+        known = self._integers if as_integers else self._texts
+        places = pc.index_in(identifiers(values if as_integers else values.astype("str")), value_set=known)
+        return places.fill_null(-1).to_numpy().astype("int64") + 1
 
     @cached_property
-    def _texts(self) -> pd.Index:
-        return self._index.astype("str")
+    def _integers(self) -> pa.Array:
+        return pa.array(self.kept, pa.int64())
+
+    @cached_property
+    def _texts(self) -> pa.Array:
+        return self._integers.cast(pa.large_string()) if self.integers else pa.array(self.kept, pa.large_string())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,14 +129,24 @@ class Standardiser:
         clip: tuple[float, float] | None = None,
     ) -> Self:
         """Summarise the finite values; `weight` says how many training rows each entry stands for."""
+        return cls.of(cls.moments(values, weight, log1p, clip), standardise=standardise, log1p=log1p, clip=clip)
+
+    @staticmethod
+    def moments(
+        values: np.ndarray, weight: np.ndarray | None, log1p: bool, clip: tuple[float, float] | None
+    ) -> Moments:
+        """What `of` fits on; those of several parts of the rows add up, without rounding, to those of all."""
         shaped = _shape(values, log1p, clip)
-        weight = np.ones(len(values)) if weight is None else weight.astype("float64")
-        known = np.isfinite(shaped) & (weight > 0)
-        shaped, weight = shaped[known], weight[known]
-        count = float(weight.sum())
-        mean = float((shaped * weight).sum() / count) if count else 0.0
-        square = float(((shaped - mean) ** 2 * weight).sum())
-        return cls(count=int(count), mean=mean, square=square, standardise=standardise, log1p=log1p, clip=clip)
+        known = np.isfinite(shaped)
+        return Moments.of(shaped[known], None if weight is None else weight[known].astype("int64"))
+
+    @classmethod
+    def of(
+        cls, moments: Moments, *, standardise: bool = True, log1p: bool = False, clip: tuple[float, float] | None = None
+    ) -> Self:
+        """Fitted on what `moments` counted."""
+        count, mean, square = moments.count, moments.mean, moments.square
+        return cls(count=count, mean=mean, square=square, standardise=standardise, log1p=log1p, clip=clip)
 
     def merge(self, other: Self) -> Self:
         """The fit on both parts."""
@@ -240,6 +256,7 @@ def _five_digits(values: np.ndarray) -> np.ndarray:
 
 
 Encoder = Vocabulary | Standardiser | Buckets
+Summary = Encoder | Moments | np.ndarray  # an array: how often each of some entries occurs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -340,6 +357,29 @@ def fit_encoder(column: Column, values: pd.Series, weight: np.ndarray) -> Encode
     if column.buckets:
         return Buckets.fit(numbers, weight, buckets=column.buckets, clip=column.clip)
     return Standardiser.fit(numbers, weight, standardise=column.standardise, log1p=column.log1p, clip=column.clip)
+
+
+def summarise(column: Column, values: pd.Series, weight: np.ndarray) -> Summary:
+    """What some of the rows tell of a column; summaries of several parts `add` up."""
+    if column.kind == "number" and not column.buckets:
+        return Standardiser.moments(values.to_numpy("float64"), weight, column.log1p, column.clip)
+    return fit_encoder(column, values, weight)
+
+
+def add(one: Summary, other: Summary) -> Summary:
+    """The summary of both parts of the rows."""
+    if isinstance(one, Vocabulary | Buckets | Standardiser):
+        return one.merge(other)  # type: ignore[arg-type]
+    return one + other  # type: ignore[operator]
+
+
+def fit_summary(column: Column, summary: Summary) -> Encoder:
+    """What `fit_encoder` fits on all summarised rows together, to the last bit."""
+    if isinstance(summary, Moments):
+        options = {"log1p": column.log1p, "clip": column.clip, "standardise": column.standardise}
+        return Standardiser.of(summary, **options)  # type: ignore[arg-type]
+    assert not isinstance(summary, np.ndarray), "counts need their entries"
+    return summary
 
 
 def _plain(values: pd.Series) -> pd.Series:

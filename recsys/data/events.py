@@ -1,23 +1,39 @@
 """Join the cleaned tables into events, the one form in which a dataset is split, encoded and stored."""
 
+import os
+import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from recsys.data.cleaning import (
-    CleaningReport,
-    check_social,
-    clean_column,
-    clean_entities,
-    clean_events,
-    drop_rows,
+from recsys.data.cleaning import CleaningReport, Raw, check_social, clean_entities, clean_events, drop_rows
+from recsys.data.parts import ROWS, Form, Need, Part, Reading, in_a_row, read_parts
+from recsys.data.progress import counted
+from recsys.data.scene import Entries, Scene, SceneColumn, spans_of
+from recsys.data.scene_columns import read_columns
+from recsys.data.tables import (
+    Table,
+    TableSet,
+    as_category,
+    column_names,
+    distinct,
+    empty_table,
+    fill_missing,
+    positions,
+    read_batches,
+    read_table,
+    row_count,
+    same_type,
+    time_part,
 )
-from recsys.data.tables import TableSet, as_category, column_names, fill_missing, read_table, same_type, time_part
+from recsys.data.workers import THREADS, Workers
 from recsys.schema import Column, FeatureSchema, Role, Time
 
 Frames = dict[str, pd.DataFrame]
+Keys = dict[str, dict[str, pd.Series]]  # table -> part -> the values that its codes stand for
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +58,7 @@ class Events:
     """The cleaned data: E events that point into a table of users and a table of items.
 
     `users` and `items` hold one row per entity, the key column first. `user_E` and `item_E` are row positions in
-    them. `scene` holds the scene columns of each event. `order_E` is what "before" means: the history's order
+    them. `scene` tells the scene columns of each event. `order_E` is what "before" means: the history's order
     column, else the time, else the row number. `time_E` is the time, else the order column, else None. `split_E`
     and `oracle_E` are present when declared; `past` when histories come from a table of their own; `candidates` when
     a table gives them; `titles`, one per item and missing where the table has none, when the schema names their column.
@@ -50,13 +66,13 @@ class Events:
 
     users: pd.DataFrame
     items: pd.DataFrame
-    scene: pd.DataFrame
+    scene: Scene
     user_E: np.ndarray
     item_E: np.ndarray
     label_E: np.ndarray
     order_E: np.ndarray
     time_E: np.ndarray | None
-    split_E: np.ndarray | None
+    split_E: pd.Categorical | np.ndarray | None
     oracle_E: np.ndarray | None
     past: Past | None
     report: CleaningReport
@@ -82,29 +98,85 @@ class _Plan:
         return _key(self.tables, self.schema, table)
 
 
-def load_events(tables: TableSet, schema: FeatureSchema, split_column: str | None = None) -> Events:
+def load_events(
+    tables: TableSet,
+    schema: FeatureSchema,
+    split_column: str | None = None,
+    scratch: Path | None = None,
+    workers: Workers = THREADS,
+) -> Events:
     """Read, clean and join the tables of a dataset.
+
+    The behaviour table is read in parts. Of its rows only what every step needs stays in memory (user, item, time,
+    label: some 30 bytes a row); its feature columns lie in a folder inside `scratch` (the system's for temporary files
+    where there is none) as long as the events' `scene` is in use. The other tables are read whole.
 
     Raises ValueError naming the table and column for a missing column, an empty table, a column whose values are
     mostly of a wrong type, a column that no table holds, or when no row survives.
     """
     plan = _Plan(tables=tables, schema=schema, parts=_parts(tables, schema, split_column), homes=_homes(tables, schema))
-    frames = {name: read_table(table, name, _wanted(plan, name)) for name, table in tables.present().items()}
-    report = CleaningReport(read={name: len(frame) for name, frame in frames.items()})
-    rows = {
-        name: clean_events(frames[name], name, getattr(tables, name), parts, schema, report)
-        for name, parts in plan.parts.items()
-    }
+    folder = tempfile.TemporaryDirectory(prefix=".reading-", dir=scratch)
+    reading = _read_behaviour(plan, Path(folder.name), workers)
+    others = {name: table for name, table in tables.present().items() if name != "behaviour"}
+    frames = {name: read_table(table, name, _wanted(plan, name)) for name, table in others.items()}
+    counts = {"behaviour": reading.rows} | {name: len(frame) for name, frame in frames.items()}
+    report = CleaningReport(read={name: counts[name] for name in tables.present()})
+    cleaned = {name: _clean(name, plan, reading, frames, report) for name in plan.parts}
+    rows = {name: pair[0] for name, pair in cleaned.items()}
+    keys = {name: pair[1] for name, pair in cleaned.items()}
+    del cleaned  # else the first, unjoined rows stay in memory
     _refuse_empty(rows["behaviour"], report)
-    scenes = _join_scenes(rows, frames, plan, report)
-    users, items = (_join_entities(rows, role, frames, plan, report) for role in ("user", "item"))
-    scene = _scene_columns(rows["behaviour"], frames["behaviour"], scenes, plan, report)
-    kept = _drop_missing(rows["behaviour"], {"user": users, "item": items, "scene": scene}, schema, report)
+    scenes = _join_scenes(rows, keys, frames, plan, report)
+    users, items = (_join_entities(rows, keys, role, frames, plan, report) for role in ("user", "item"))
+    scene = _scene(rows["behaviour"], reading, scenes, plan, report)
+    kept = _drop_missing(rows["behaviour"], {"user": users, "item": items}, scene, schema, report)
     _refuse_empty(kept, report)
+    if len(kept) < len(rows["behaviour"]):
+        scene = scene.kept(rows["behaviour"].index.isin(kept.index), spans_of(reading, kept.index))
     if tables.social:
         check_social(frames["social"], users[schema.user], report)
-    events = _to_events({**rows, "behaviour": kept}, users, items, scene.loc[kept.index], schema, report)
+    words = keys["behaviour"].get("split")
+    events = _to_events(
+        {**rows, "behaviour": kept}, words, users, items, replace(scene, scratch=folder), schema, report
+    )
     return replace(events, titles=_titles(items[schema.item], frames["items"], plan)) if schema.title else events
+
+
+def _read_behaviour(plan: _Plan, scratch: Path, workers: Workers) -> Reading:
+    """Read the behaviour table into parts, which lie in `scratch`."""
+    table = plan.tables.behaviour
+    keys = ("user", "item", "split", "scene")
+    needs = [Need(name, "code" if part in keys else "plain") for part, name in plan.parts["behaviour"].items()]
+    forms: dict[str, Form] = {"category": "code", "number": "number", "tags": "tags"}
+    needs += [Need(c.name, forms[c.kind], c if c.kind == "tags" else None) for c in plan.homes["behaviour"]]
+    needs, wanted, hashed = list(dict.fromkeys(needs)), _wanted(plan, "behaviour"), table.duplicates != "keep"
+    rows, threads = ROWS, os.cpu_count() or 1
+
+    def read(piece: tuple[int, Table]) -> Iterator[Part]:
+        batches = read_batches(piece[1], "behaviour", wanted, rows)
+        return read_parts(batches, needs, scratch / f"{piece[0]:05}", hashed, threads)
+
+    parts = workers.read(read, list(enumerate(table.apart())))
+    found = list(counted(in_a_row(parts), lambda part: part.rows, "reading", row_count(table)))
+    if not found:
+        raise empty_table(table, "behaviour")
+    return Reading(tuple(needs), found)
+
+
+def _clean(
+    name: str, plan: _Plan, reading: Reading, frames: Frames, report: CleaningReport
+) -> tuple[pd.DataFrame, dict[str, pd.Series]]:
+    """The rows of a table of events, and what their codes stand for."""
+    table, parts = plan.tables.present()[name], plan.parts[name]
+    raw = _raw(reading, table, parts) if name == "behaviour" else Raw.of(frames[name], table, set(parts.values()))
+    return clean_events(raw, name, table, parts, plan.schema, report)
+
+
+def _raw(reading: Reading, table: Table, parts: Mapping[str, str]) -> Raw:
+    """The columns of the behaviour table that say what its events are."""
+    keys = ("user", "item", "split", "scene")
+    columns = {name: reading.column(name, "code" if part in keys else "plain") for part, name in parts.items()}
+    return Raw(columns=columns, rows=reading.rows, repeated=None if table.duplicates == "keep" else reading.repeated)
 
 
 def _parts(tables: TableSet, schema: FeatureSchema, split_column: str | None) -> dict[str, dict[str, str]]:
@@ -176,78 +248,83 @@ def _refuse_empty(rows: pd.DataFrame, report: CleaningReport) -> None:
         )
 
 
-def _refuse_strangers(keys: pd.Series, known: pd.Series, table: str) -> None:
-    if len(keys) and not keys.isin(known).any():
-        ours, theirs = (", ".join(map(repr, k.head(3).tolist())) for k in (keys, known))
+def _refuse_strangers(keys: pd.Series, code_E: np.ndarray, known: pd.Series, table: str) -> None:
+    if len(code_E) and (positions(keys, known) < 0)[code_E].all():
+        ours, theirs = (", ".join(map(repr, k.head(3).tolist())) for k in (keys.take(code_E[:3]), known))
         raise ValueError(
             f"no row of table `behaviour` has a {table[:-1]} that table `{table}` knows: behaviour has {ours}, "
             f"{table} has {theirs}; check `tables.{table}.key`, `rename` and how the two write their ids."
         )
 
 
-def _join_scenes(rows: Frames, frames: Frames, plan: _Plan, report: CleaningReport) -> pd.DataFrame | None:
+def _join_scenes(rows: Frames, keys: Keys, frames: Frames, plan: _Plan, report: CleaningReport) -> pd.DataFrame | None:
     """Replace the scene key of each behaviour row by its position in the scenes table, -1 where it is unknown."""
     if plan.tables.scenes is None:
         return None
     key, rule = plan.key("scenes"), "scene not in table `scenes`"
     known, scenes = clean_entities(frames["scenes"], "scenes", key, plan.homes["scenes"], report)
-    keys, known = same_type(as_category(rows["behaviour"]["scene"]), known)
-    position = pd.Series(pd.Index(known).get_indexer(pd.Index(keys)), index=keys.index)
-    rows["behaviour"] = rows["behaviour"].assign(scene=position)
+    own, known = same_type(as_category(keys["behaviour"]["scene"]), known)
+    code_E = rows["behaviour"]["scene"].to_numpy()
+    position_E = np.append(positions(own, known), -1)[code_E]
     if plan.tables.scenes.unknown == "drop":
-        _refuse_strangers(keys, known, "scenes")
-        rows["behaviour"] = drop_rows(rows["behaviour"], position < 0, report, "behaviour", key, rule)
+        _refuse_strangers(own, code_E, known, "scenes")
+    rows["behaviour"] = rows["behaviour"].assign(scene=position_E)
+    if plan.tables.scenes.unknown == "drop":
+        rows["behaviour"] = drop_rows(rows["behaviour"], position_E < 0, report, "behaviour", key, rule)
     else:
-        report.add("behaviour", key, rule, int((position < 0).sum()), "kept as missing")
+        report.add("behaviour", key, rule, int((position_E < 0).sum()), "kept as missing")
     return scenes
 
 
-def _join_entities(rows: Frames, role: Role, frames: Frames, plan: _Plan, report: CleaningReport) -> pd.DataFrame:
-    """Replace the keys in `rows` by positions in the returned users or items table, the key column first.
+def _join_entities(
+    rows: Frames, keys: Keys, role: Role, frames: Frames, plan: _Plan, report: CleaningReport
+) -> pd.DataFrame:
+    """Replace the codes in `rows` by positions in the returned users or items table, the key column first.
 
     Without a table, the keys themselves make one.
     """
     name, key = f"{role}s", plan.parts["behaviour"][role]
+    used = [_used(keys[table][role], frame[role]) for table, frame in rows.items()]
     if name in frames:
         known, columns = clean_entities(frames[name], name, plan.key(name), plan.homes[name], report)
     else:
-        everyone = pd.concat(same_type(*(frame[role] for frame in rows.values())))
-        known, columns = everyone.drop_duplicates().sort_values(ignore_index=True), pd.DataFrame()
-    *keys, known = same_type(*(frame[role] for frame in rows.values()), known)
-    for table, values in zip(list(rows), keys, strict=True):
-        rows[table] = rows[table].assign(**{role: values})
+        known, columns = distinct(pd.concat(same_type(*used))), pd.DataFrame()
+    *typed, known = same_type(*(keys[table][role] for table in rows), known)
+    own = dict(zip(rows, typed, strict=True))
     if name in frames and plan.tables.present()[name].unknown == "keep":
-        known, columns = _add_strangers(rows, role, known, columns, plan, report)
-    else:
-        _refuse_strangers(rows["behaviour"][role], known, name)
-        _drop_strangers(rows, role, known, key, report)
-    index = pd.Index(known)
+        known, columns = _add_strangers(rows, own, role, known, columns, plan, report)
+    elif name in frames:
+        _refuse_strangers(own["behaviour"], rows["behaviour"][role].to_numpy(), known, name)
     for table, frame in rows.items():
-        rows[table] = frame.assign(**{role: index.get_indexer(pd.Index(frame[role])).astype("int32")})
+        position_E = positions(own[table], known)[frame[role].to_numpy()].astype("int32")
+        placed = frame.assign(**{role: position_E})
+        rows[table] = drop_rows(placed, position_E < 0, report, table, key, f"{role} not in table `{name}`")
     return pd.concat([known.to_frame(key), columns], axis=1)
 
 
-def _strangers(rows: Frames, role: Role, known: pd.Series) -> Iterator[tuple[str, pd.DataFrame, pd.Series, str]]:
-    """Each table of `rows` with its rows whose key is unknown, and the rule's name."""
-    for table, frame in list(rows.items()):
-        yield table, frame, ~frame[role].isin(known), f"{role} not in table `{role}s`"
-
-
-def _drop_strangers(rows: Frames, role: Role, known: pd.Series, key: str, report: CleaningReport) -> None:
-    for table, frame, unknown, rule in _strangers(rows, role, known):
-        rows[table] = drop_rows(frame, unknown, report, table, key, rule)
+def _used(keys: pd.Series, code_E: pd.Series) -> pd.Series:
+    """The keys that some row has."""
+    return keys[np.bincount(code_E, minlength=len(keys)) > 0]
 
 
 def _add_strangers(
-    rows: Frames, role: Role, known: pd.Series, columns: pd.DataFrame, plan: _Plan, report: CleaningReport
+    rows: Frames,
+    own: Mapping[str, pd.Series],
+    role: Role,
+    known: pd.Series,
+    columns: pd.DataFrame,
+    plan: _Plan,
+    report: CleaningReport,
 ) -> tuple[pd.Series, pd.DataFrame]:
     """The keys and columns of an entity table with one row more for each unknown key, its attributes missing."""
     strangers = []
-    for table, frame, unknown, rule in _strangers(rows, role, known):
-        report.add(table, plan.parts[table][role], rule, int(unknown.sum()), "kept as missing")
-        strangers.append(frame.loc[unknown, role])
-    new = pd.concat(strangers).drop_duplicates().sort_values()
-    known = pd.concat([known, new], ignore_index=True)
+    for table, frame in rows.items():
+        unknown = positions(own[table], known) < 0
+        count = int(unknown[frame[role].to_numpy()].sum())
+        rule = f"{role} not in table `{role}s`"
+        report.add(table, plan.parts[table][role], rule, count, "kept as missing")
+        strangers.append(_used(own[table].where(pd.Series(unknown), None), frame[role]).dropna())
+    known = pd.concat([known, distinct(pd.concat(strangers))], ignore_index=True)
     return known, _filled(columns.reindex(known.index), plan.homes[f"{role}s"])
 
 
@@ -266,50 +343,59 @@ def _titles(keys: pd.Series, raw: pd.DataFrame, plan: _Plan) -> pd.Series:
     return titles.reindex(keys.astype("str")).reset_index(drop=True)
 
 
-def _scene_columns(
-    rows: pd.DataFrame, raw: pd.DataFrame, scenes: pd.DataFrame | None, plan: _Plan, report: CleaningReport
-) -> pd.DataFrame:
+def _scene(
+    rows: pd.DataFrame, reading: Reading, scenes: pd.DataFrame | None, plan: _Plan, report: CleaningReport
+) -> Scene:
     """The scene columns of each row: parts of its time, columns of its scene, columns of the behaviour table."""
-    time, columns = plan.schema.time, {}
+    time, columns = plan.schema.time, dict[str, SceneColumn]()
     for column in plan.schema.columns:
         if time and column.part:
             columns[column.name] = _time_part(rows["time"], column.part, time)
     if scenes is not None:
-        joined = _filled(scenes.reindex(rows["scene"]).set_axis(rows.index), plan.homes["scenes"])
-        columns |= {column.name: joined[column.name] for column in plan.homes["scenes"]}
-    for column in plan.homes["behaviour"]:
-        columns[column.name] = clean_column(raw.loc[rows.index, column.name], column, "behaviour", report)
-    return pd.DataFrame(columns, index=rows.index)
+        joined = _filled(scenes.reindex(pd.RangeIndex(len(scenes) + 1)), plan.homes["scenes"])
+        at_E = rows["scene"].to_numpy("int32")
+        columns |= {column.name: Entries(joined[column.name], at_E) for column in plan.homes["scenes"]}
+    spans = spans_of(reading, rows.index)
+    own = read_columns(plan.homes["behaviour"], reading, spans, rows.index, report)
+    return Scene(columns | own, spans)
 
 
-def _time_part(seconds: pd.Series, part: str, time: Time) -> pd.Series:
+def _time_part(seconds: pd.Series, part: str, time: Time) -> Entries:
     if seconds.median() > 1e11:
         raise ValueError(
             f"the times in column {time.column!r} lie beyond the year 5000, so they have no true {part}; "
             f"check `time.unit`, now {time.unit!r}."
         )
-    return pd.Series(time_part(seconds.to_numpy(), part, time.utc_offset), index=seconds.index, dtype="Int64")
+    hours = pd.Series([*range(24), None], dtype="Int64")  # which every part of a time fits into
+    return Entries(hours, time_part(seconds.to_numpy(), part, time.utc_offset).astype("int8"))
 
 
 def _drop_missing(
-    behaviour: pd.DataFrame, frames: Mapping[Role, pd.DataFrame], schema: FeatureSchema, report: CleaningReport
+    rows: pd.DataFrame,
+    entities: Mapping[str, pd.DataFrame],
+    scene: Scene,
+    schema: FeatureSchema,
+    report: CleaningReport,
 ) -> pd.DataFrame:
     """The rows that have a value in every column with `missing: drop`."""
-    for column in (c for c in schema.columns if c.missing == "drop" and c.name in frames[c.role]):
-        missing = frames[column.role][column.name].isna()
+    bad_E = np.zeros(len(rows), dtype=bool)
+    for column in (c for c in schema.columns if c.missing == "drop" and c.name in entities.get(c.role, scene)):
         if column.role == "scene":
-            bad = missing[behaviour.index]
+            missing_E = scene.missing(column.name)
         else:
-            bad = pd.Series(missing.to_numpy()[behaviour[column.role]], index=behaviour.index)
-        behaviour = drop_rows(behaviour, bad, report, "behaviour", column.name, f"{column.role} column has no value")
-    return behaviour
+            missing_E = entities[column.role][column.name].isna().to_numpy()[rows[column.role]]
+        rule = f"{column.role} column has no value"
+        report.add("behaviour", column.name, rule, int((missing_E & ~bad_E).sum()), "dropped")
+        bad_E |= missing_E
+    return rows[~bad_E] if bad_E.any() else rows
 
 
 def _to_events(
     frames: Frames,
+    words: pd.Series | None,
     users: pd.DataFrame,
     items: pd.DataFrame,
-    scene: pd.DataFrame,
+    scene: Scene,
     schema: FeatureSchema,
     report: CleaningReport,
 ) -> Events:
@@ -320,13 +406,13 @@ def _to_events(
     return Events(
         users=users,
         items=items,
-        scene=scene.reset_index(drop=True),
+        scene=scene,
         user_E=found["user"],
         item_E=found["item"],
         label_E=_label(found.get("label"), schema, len(rows)),
         order_E=np.arange(len(rows), dtype="float64") if before_E is None else before_E,
         time_E=order_E if time_E is None else time_E,
-        split_E=found.get("split"),
+        split_E=None if words is None else pd.Categorical.from_codes(found["split"], pd.Index(words)),
         oracle_E=found["oracle"].astype("float32") if "oracle" in found else None,
         past=_to_past(frames["history"]) if "history" in frames else None,
         candidates=_to_candidates(frames["candidates"]) if "candidates" in frames else None,

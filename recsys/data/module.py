@@ -22,13 +22,16 @@ from recsys.data.batches import Batch, Batches, InOrder, Rows, Shuffled, TrainRo
 from recsys.data.candidates import Candidates, FewCandidates
 from recsys.data.events import load_events
 from recsys.data.leaks import RULES, check_leaks
+from recsys.data.resident import Resident
 from recsys.data.split import TEST, VALID, Split, split_events
 from recsys.data.store import VERSION, Store, open_store, write_store
 from recsys.data.tables import SPLIT_COLUMN, SPLITS, TableSet, check_files
+from recsys.data.workers import RayData, Threads, Workers
 from recsys.declare import declare
 from recsys.schema import FeatureSchema
 
 log = logging.getLogger(__name__)
+WORKERS: dict[str, type[Workers]] = {"local": Threads, "ray": RayData}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +77,9 @@ class DataModule(pl.LightningDataModule):
     row; with `ranking`, the test also ranks the whole catalogue for every user. Implicit data is always ranked.
     With `candidates`, each liked item is ranked among that many sampled items instead, in the test among those that
     the dataset gives.
+    `prepare` says who encodes the tables: this machine, or a Ray cluster (see `RayData`).
+    With `on_device`, all of the dataset lies on the training device, and batches are gathered there.
+    With `shuffle_block`, training rows are shuffled in blocks of so many (see `Shuffled`), for data larger than memory.
     `start` is the place in the training data, (epoch, batch), where a resumed run goes on.
     """
 
@@ -87,6 +93,9 @@ class DataModule(pl.LightningDataModule):
         ranking: bool = True,
         candidates: int | None = None,
         workers: int = 0,
+        shuffle_block: int | None = None,
+        prepare: str = "local",
+        on_device: bool = False,
         seed: int = 0,
         generate: Callable[[], None] | None = None,
     ) -> None:
@@ -96,6 +105,7 @@ class DataModule(pl.LightningDataModule):
             ("eval_batch_size", eval_batch_size, 1),
             ("workers", workers, 0),
             ("candidates", 1 if candidates is None else candidates, 1),
+            ("shuffle_block", 1 if shuffle_block is None else shuffle_block, 1),
         ):
             if not isinstance(value, int) or value < least:
                 raise ValueError(f"`{name}` must be an integer of at least {least}, got {value!r}.")
@@ -103,8 +113,16 @@ class DataModule(pl.LightningDataModule):
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.ranking, self.candidates = ranking, candidates
         self.workers, self.seed, self._generate = workers, seed, generate
+        if prepare not in WORKERS:
+            raise ValueError(f"`prepare` must be {' or '.join(WORKERS)}, got {prepare!r}.")
+        if on_device and workers:
+            raise ValueError(
+                f"`on_device` makes batches on the device in the training process; set `workers` to 0, got {workers}."
+            )
+        self.shuffle_block, self.prepare, self.on_device = shuffle_block, prepare, on_device
         self.start = (0, 0)
         self._store: Store | None = None
+        self._on_device: Resident | None = None
         self._queries: dict[int, Candidates] = {}
 
     def prepare_data(self) -> None:
@@ -119,8 +137,10 @@ class DataModule(pl.LightningDataModule):
             log.info("reusing the encoded store %s", self.folder)
             return
         log.info("encoding %s into %s", spec.name, self.folder)
-        events = load_events(spec.tables, spec.schema, spec.split_column)
-        write_store(self.folder, spec.schema, events, split_events(spec.split, events))
+        self.cache.mkdir(parents=True, exist_ok=True)
+        workers = WORKERS[self.prepare]()
+        events = load_events(spec.tables, spec.schema, spec.split_column, self.cache, workers)
+        write_store(self.folder, spec.schema, events, split_events(spec.split, events), workers)
 
     def _reusable(self) -> bool:
         """Whether the store opens; a damaged one is removed."""
@@ -196,7 +216,15 @@ class DataModule(pl.LightningDataModule):
         """Shuffled training batches, with fresh negatives for implicit data."""
         dataset = self.train_rows
         rank, world = self._place()
-        shuffled = Shuffled(len(dataset), self.batch_size, seed=self.seed, rank=rank, world=world, start=self.start)
+        shuffled = Shuffled(
+            len(dataset),
+            self.batch_size,
+            seed=self.seed,
+            rank=rank,
+            world=world,
+            start=self.start,
+            block=self.shuffle_block,
+        )
         return self._loader(dataset, shuffled)
 
     def val_dataloader(self) -> DataLoader[Batch]:
@@ -246,6 +274,12 @@ class DataModule(pl.LightningDataModule):
     def _place(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
+    def _resident(self, device: torch.device) -> Resident:
+        """The dataset on the device, moved there once."""
+        if self._on_device is None or self._on_device.device != device:
+            self._on_device = Resident(self.store, device)
+        return self._on_device
+
     def _loader(self, dataset: Batches, sampler: Sampler[Any]) -> DataLoader[Batch]:
         """A sampler's item is a whole batch's index, so the loader neither batches nor collates.
 
@@ -253,14 +287,15 @@ class DataModule(pl.LightningDataModule):
         so that making batches leaves the model's random numbers (dropout) alone.
         """
         dataset.reads = getattr(self.trainer.lightning_module, "reads", None) if self.trainer else None
-        on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+        device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
+        dataset.resident = self._resident(device) if self.on_device else None
         workers = min(self.workers, os.cpu_count() or 1)
         return DataLoader(
             dataset,
             sampler=sampler,
             batch_size=None,
             num_workers=workers,
-            pin_memory=on_gpu,
+            pin_memory=device.type == "cuda" and not self.on_device,
             generator=torch.Generator(),
             worker_init_fn=_leave_signals,
         )

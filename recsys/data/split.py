@@ -110,18 +110,21 @@ def _random(split: Split, events: Events) -> np.ndarray:
 
 def _by_column(split: Split, events: Events) -> np.ndarray:
     assert events.split_E is not None, "the split column is read with the behaviour table"
-    words = pd.Series(events.split_E).astype("str").str.strip().str.lower()
-    parts = words.map({name: number for number, name in enumerate(SPLITS)})
-    if parts.isna().any():
-        word = events.split_E[parts.isna()][0]
+    code_E, words = pd.factorize(events.split_E)
+    numbers = {name: number for number, name in enumerate(SPLITS)}
+    part_of = pd.Series(words).astype("str").str.strip().str.lower().map(numbers)
+    unknown = part_of.isna()
+    if unknown.any() or (code_E < 0).any():
+        word = words[unknown.to_numpy()][0] if unknown.any() else None
         raise ValueError(f"column {split.column!r} must hold train, valid or test, got {word!r}.")
-    parts_E = parts.to_numpy("int8")
+    parts_E = part_of.to_numpy("int8")[code_E]
     return parts_E if (parts_E == VALID).any() else _with_valid(split, events, parts_E)
 
 
 def _by_fold(split: Split, events: Events) -> np.ndarray:
     assert events.split_E is not None, "the split column is read with the behaviour table"
-    fold_E = pd.to_numeric(pd.Series(events.split_E), errors="coerce")
+    code_E, words = pd.factorize(events.split_E)
+    fold_E = pd.Series(np.append(pd.to_numeric(pd.Series(words), errors="coerce").to_numpy("float64"), np.nan)[code_E])
     if not (fold_E == split.fold).any():
         folds = ", ".join(f"{fold:g}" for fold in sorted(fold_E.dropna().unique())[:10])
         raise ValueError(f"column {split.column!r} has no fold {split.fold}; it has: {folds or 'no numbers'}.")

@@ -8,7 +8,9 @@ import json
 import logging
 import tempfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial, reduce
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +20,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet
 
-from recsys.data.encoders import Encoders, fit_encoder
+from recsys.data.encoders import Encoder, Encoders, Summary, add, fit_encoder
 from recsys.data.events import Events, GivenCandidates
 from recsys.data.history import build_histories
+from recsys.data.progress import counted
+from recsys.data.scene import Scene, Span
 from recsys.data.split import TRAIN
 from recsys.data.tables import SPLITS
-from recsys.schema import PADDING, ROLES, FeatureSchema, Role
+from recsys.data.workers import THREADS, Workers
+from recsys.schema import PADDING, ROLES, Column, FeatureSchema, Role
 
 log = logging.getLogger(__name__)
 VERSION = 6
@@ -99,7 +104,11 @@ def liked(schema: FeatureSchema, label_E: np.ndarray) -> np.ndarray:
 def row_counts(store: Store) -> np.ndarray:
     """How often each row of the shared table occurs in the training rows, histories included, int64 (rows,)."""
     train_E = store.part_E == TRAIN
-    weights = _training_weights(train_E, store.user_E, store.users, store.item_E, store.items)
+    weights = {
+        "user": np.bincount(store.user_E[train_E], minlength=store.users),
+        "item": np.bincount(store.item_E[train_E], minlength=store.items),
+        "scene": train_E.astype("int64"),
+    }
     blocks = [(ids, weights[role]) for role, side in store.sides.items() for ids in (side.ids, *side.tags.values())]
     if store.schema.history:
         edges_H = np.zeros(len(store.history_H) + 1, dtype="int64")
@@ -118,50 +127,105 @@ def row_counts(store: Store) -> np.ndarray:
     return counts.astype("int64")
 
 
-def fit_encoders(schema: FeatureSchema, events: Events, part_E: np.ndarray) -> Encoders:
+def fit_encoders(schema: FeatureSchema, events: Events, part_E: np.ndarray, workers: Workers = THREADS) -> Encoders:
     """Fit every column's encoder on the training rows; an attribute counts once per training row that shows it."""
-    users, items = len(events.users), len(events.items)
-    weights = _training_weights(part_E == TRAIN, events.user_E, users, events.item_E, items)
-    frames = _frames(events)
-    return Encoders(columns={c.name: fit_encoder(c, frames[c.role][c.name], weights[c.role]) for c in schema.columns})
+    train_E = part_E == TRAIN
+    tables = {"user": (events.users, events.user_E), "item": (events.items, events.item_E)}
+    weights = {role: np.bincount(at_E[train_E], minlength=len(frame)) for role, (frame, at_E) in tables.items()}
+    columns, own = events.scene.columns, [column for column in schema.columns if column.role == "scene"]
+
+    def summarise(span: Span) -> dict[str, Summary]:
+        train_S = train_E[span.start : span.stop]
+        return {column.name: columns[column.name].summary(column, span, train_S) for column in own}
+
+    def both(one: dict[str, Summary], other: dict[str, Summary]) -> dict[str, Summary]:
+        return {name: add(summary, other[name]) for name, summary in one.items()}
+
+    summaries = reduce(both, workers.map(summarise, events.scene.spans))
+
+    def fit(column: Column) -> Encoder:
+        if column.role == "scene":
+            return columns[column.name].fit(column, summaries[column.name])
+        return fit_encoder(column, tables[column.role][0][column.name], weights[column.role])
+
+    fitted = THREADS.map(fit, schema.columns)
+    return Encoders(columns={c.name: encoder for c, encoder in zip(schema.columns, fitted, strict=True)})
 
 
-def _training_weights(
-    train_E: np.ndarray, user_E: np.ndarray, users: int, item_E: np.ndarray, items: int
-) -> dict[Role, np.ndarray]:
-    """How many training rows show each row of the table of each role."""
-    return {
-        "user": np.bincount(user_E[train_E], minlength=users),
-        "item": np.bincount(item_E[train_E], minlength=items),
-        "scene": train_E.astype("int64"),
-    }
-
-
-def _frames(events: Events) -> dict[Role, pd.DataFrame]:
-    return {"user": events.users, "item": events.items, "scene": events.scene}
+def _encode(schema: FeatureSchema, encoders: Encoders, column: Column, values: pd.Series) -> np.ndarray:
+    """A column's values: rows of the shared table, int32 (n,); tags (n, T); or float32 numbers (n,)."""
+    if column.kind == "tags":
+        local = encoders.encode_tags(column.name, values, column.length)
+        return np.where(local < 0, PADDING, local + schema.offset(column.name)).astype("int32")
+    if column.is_field:
+        return (encoders.encode_ids(column.name, values) + schema.offset(column.name)).astype("int32")
+    return encoders.encode_number(column.name, values)
 
 
 def encode_side(schema: FeatureSchema, encoders: Encoders, frame: pd.DataFrame, role: Role) -> Side:
     """The columns of one role as rows of the shared table, numbers and tags."""
-    fields = [c for c in schema.fields if c.role == role]
-    numbers = [c for c in schema.numbers if c.role == role]
-    ids = np.empty((len(frame), len(fields)), dtype="int32")
-    for n, column in enumerate(fields):
-        ids[:, n] = encoders.encode_ids(column.name, frame[column.name]) + schema.offset(column.name)
-    dense = np.empty((len(frame), len(numbers)), dtype="float32")
-    for n, column in enumerate(numbers):
-        dense[:, n] = encoders.encode_number(column.name, frame[column.name])
-    tags = {}
-    for column in (c for c in schema.tags if c.role == role):
-        local = encoders.encode_tags(column.name, frame[column.name], column.length)
-        tags[column.name] = np.where(local < 0, PADDING, local + schema.offset(column.name)).astype("int32")
-    return Side(ids=ids, numbers=dense, tags=tags)
+    side = _empty_side(schema, role, len(frame), lambda _, shape, dtype: np.empty(shape, dtype))
+    for column, place in _places(schema, side, role):
+        place[:] = _encode(schema, encoders, column, frame[column.name])
+    return side
 
 
-def write_store(folder: Path, schema: FeatureSchema, events: Events, part_E: np.ndarray) -> None:
+def _empty_side(
+    schema: FeatureSchema, role: Role, rows: int, make: Callable[[str, tuple[int, int], str], np.ndarray]
+) -> Side:
+    """The arrays of a side, made by their name, shape and type."""
+    fields, numbers = (sum(c.role == role for c in group) for group in (schema.fields, schema.numbers))
+    tags = [c for c in schema.tags if c.role == role]
+    return Side(
+        ids=make(f"{role}.ids", (rows, fields), "int32"),
+        numbers=make(f"{role}.numbers", (rows, numbers), "float32"),
+        tags={c.name: make(f"{role}.tags.{c.name}", (rows, c.length), "int32") for c in tags},
+    )
+
+
+def _places(schema: FeatureSchema, side: Side, role: Role) -> list[tuple[Column, np.ndarray]]:
+    """Each column of a role and where its values stand in the side: a column of an array, or one of its own."""
+    fields, numbers = ([c for c in group if c.role == role] for group in (schema.fields, schema.numbers))
+    places = [*zip(fields, side.ids.T, strict=True), *zip(numbers, side.numbers.T, strict=True)]
+    return places + [(c, side.tags[c.name]) for c in schema.tags if c.role == role]
+
+
+def write_scene(
+    draft: Path, schema: FeatureSchema, encoders: Encoders, scene: Scene, workers: Workers = THREADS
+) -> None:
+    """Encode the scene columns span by span into memory-mapped arrays."""
+    rows = scene.spans[-1].stop
+
+    def create(name: str, shape: tuple[int, int], dtype: str) -> np.ndarray:
+        if not all(shape):
+            np.save(draft / f"{name}.npy", np.empty(shape, dtype))  # an empty file cannot be mapped
+            return np.empty(shape, dtype)
+        return np.lib.format.open_memmap(draft / f"{name}.npy", mode="w+", shape=shape, dtype=dtype)
+
+    def open_again(name: str, shape: tuple[int, int], dtype: str) -> np.ndarray:
+        return np.load(draft / f"{name}.npy", mmap_mode="r+") if all(shape) else np.empty(shape, dtype)
+
+    def prepare(column: Column) -> Callable[[Span], np.ndarray]:
+        return columns[column.name].encoded(partial(_encode, schema, encoders, column))
+
+    def encode(span: Span) -> int:
+        side = _empty_side(schema, "scene", rows, open_again)
+        for (_, place), encoded in zip(_places(schema, side, "scene"), prepared, strict=True):
+            place[span.start : span.stop] = encoded(span)
+        return span.stop - span.start
+
+    columns = scene.columns
+    places = _places(schema, _empty_side(schema, "scene", rows, create), "scene")
+    prepared = list(THREADS.map(prepare, [column for column, _ in places]))
+    list(counted(workers.map(encode, scene.spans), int, "encoding", rows))
+
+
+def write_store(
+    folder: Path, schema: FeatureSchema, events: Events, part_E: np.ndarray, workers: Workers = THREADS
+) -> None:
     """Fit the encoders, encode everything and write the store to `folder`, which appears whole or not at all."""
     _refuse_one_label(schema, events.label_E, part_E)
-    encoders = fit_encoders(schema, events, part_E)
+    encoders = fit_encoders(schema, events, part_E, workers)
     schema = schema.fitted(
         sizes=encoders.sizes(),
         label_mean=_label_mean(schema, events.label_E[part_E == TRAIN]),
@@ -183,7 +247,8 @@ def write_store(folder: Path, schema: FeatureSchema, events: Events, part_E: np.
         histories = build_histories(events, part_E, liked(schema, events.label_E), length)
         arrays |= {"history_H": histories.item_H, "start_E": histories.start_E, "stop_E": histories.stop_E}
         arrays |= {"history_user_H": histories.user_H, "history_order_H": histories.order_H}
-    for role, frame in _frames(events).items():
+    frames: dict[Role, pd.DataFrame] = {"user": events.users, "item": events.items}
+    for role, frame in frames.items():
         side = encode_side(schema, encoders, frame, role)
         arrays |= {f"{role}.ids": side.ids, f"{role}.numbers": side.numbers}
         arrays |= {f"{role}.tags.{name}": ids for name, ids in side.tags.items()}
@@ -191,8 +256,11 @@ def write_store(folder: Path, schema: FeatureSchema, events: Events, part_E: np.
     def write(draft: Path) -> None:
         for name, array in arrays.items():
             np.save(draft / f"{name}.npy", array)
+        with ThreadPoolExecutor(1) as beside:
+            saved = beside.submit(encoders.save, draft / "encoders.json")
+            write_scene(draft, schema, encoders, events.scene, workers)
+        saved.result()
         pa.parquet.write_table(_items_table(schema, events), draft / ITEMS)
-        encoders.save(draft / "encoders.json")
         meta = {
             "version": VERSION,
             "schema": schema.to_dict(),

@@ -5,8 +5,8 @@ import datetime
 import gzip
 import io
 import zipfile
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Literal, cast, get_args
 
@@ -95,6 +95,12 @@ class Table:
         """The columns that `extract` makes, each with the column it is made from."""
         return {group: column for column, pattern in self.extract.items() for group in _groups(pattern)}
 
+    def apart(self) -> list["Table"]:
+        """A table for each of its files."""
+        if isinstance(self.path, dict):
+            return [replace(self, path={split: path}) for split, path in self.path.items()]
+        return [replace(self, path=str(path)) for path in self.files]
+
     @property
     def files(self) -> tuple[Path, ...]:
         """Every file of the table."""
@@ -142,7 +148,8 @@ def check_files(tables: TableSet, about: str) -> None:
 def column_names(table: Table, name: str) -> list[str]:
     """The column names of a table after `rename`."""
     first = table.files[0]
-    names = _read_file(table, name, first, columns=()).column_names
+    (header,) = _read_file(table, name, first, columns=())
+    names = header.column_names
     if missing := [old for old in table.rename if old not in names]:
         raise ValueError(f"table `{name}` ({first}): `rename` names {missing[0]!r}: {nearest(missing[0], names)}")
     names = [table.rename.get(n, n) for n in names]
@@ -154,39 +161,69 @@ def column_names(table: Table, name: str) -> list[str]:
     return [*names, *table.extracted]
 
 
+def row_count(table: Table) -> int | None:
+    """The rows of all files, where they say it without being read, as Parquet does."""
+    if any(path.suffix != ".parquet" for path in table.files):
+        return None
+    return sum(pa.parquet.read_metadata(path).num_rows for path in table.files)
+
+
 def read_table(table: Table, name: str, wanted: Collection[str]) -> pd.DataFrame:
     """Read the `wanted` columns (names after `rename`) of every file of a table.
 
-    `SPLIT_COLUMN` may be wanted of a table with one file per split: the split of each row's file.
     Raises ValueError for a missing column, an empty table or a row that does not parse.
+    """
+    frames = [to_pandas(batch) for batch in read_batches(table, name, wanted)]
+    if not frames:
+        raise empty_table(table, name)
+    return pd.concat(frames, ignore_index=True) if len(frames) > 1 else frames[0]
+
+
+def read_batches(table: Table, name: str, wanted: Collection[str], rows: int | None = None) -> Iterator[pa.Table]:
+    """The `wanted` columns of a table in pieces of about `rows` rows, or file by file, none empty.
+
+    `SPLIT_COLUMN` may be wanted of a table with one file per split: the split of each row's file. Only the piece at
+    hand is in memory, but for texts inside `.zip` files or with a separator of several characters: such a file is.
     """
     available = column_names(table, name)
     columns = [column for column in wanted if column != SPLIT_COLUMN]
     for column in columns:
         if column not in available:
             raise ValueError(f"table `{name}` has no column {column!r}: {nearest(column, available)}")
-    frames = [_to_pandas(_read_columns(table, name, path, columns)) for path in table.files]
-    if SPLIT_COLUMN in wanted:
-        frames = [frame.assign(**{SPLIT_COLUMN: split}) for frame, split in zip(frames, table.path, strict=True)]
-    frame = pd.concat(frames, ignore_index=True) if len(frames) > 1 else frames[0]
-    for column in table.explode:
-        if column in frame:
-            frame = _explode(frame, column, table)
-    if frame.empty:
-        raise ValueError(f"table `{name}` is empty: {table.files[0]} has no rows.")
-    return frame
+    splits = list(table.path) if SPLIT_COLUMN in wanted else [None] * len(table.files)
+    for path, split in zip(table.files, splits, strict=True):
+        for batch in _read_columns(table, name, path, columns, rows):
+            if split is not None:
+                word = pa.DictionaryArray.from_arrays(pa.array(np.zeros(len(batch), "int32")), pa.array([split]))
+                batch = batch.append_column(SPLIT_COLUMN, word)
+            for column in table.explode:
+                if column in batch.column_names:
+                    exploded = _explode(to_pandas(batch), column, table)
+                    batch = pa.Table.from_pandas(exploded, preserve_index=False)
+            if len(batch):
+                yield batch
 
 
-def _read_columns(table: Table, name: str, path: Path, wanted: list[str]) -> pa.Table:
+def empty_table(table: Table, name: str) -> ValueError:
+    """The error for a table without a row."""
+    return ValueError(f"table `{name}` is empty: {table.files[0]} has no rows.")
+
+
+def _read_columns(table: Table, name: str, path: Path, wanted: list[str], rows: int | None) -> Iterator[pa.Table]:
     """The wanted columns of a file under their names after `rename`, and those that `extract` makes."""
     old_names = {new: old for old, new in table.rename.items()}
     plain = list(dict.fromkeys(table.extracted.get(column, column) for column in wanted))
     source = [old_names.get(column, column) for column in plain]
-    names = _read_file(table, name, path, columns=()).column_names
+    (header,) = _read_file(table, name, path, columns=())
     for column in source:
-        if (count := names.count(column)) != 1:
+        if (count := header.column_names.count(column)) != 1:
             raise ValueError(f"table `{name}`: file {path} has {count} columns called {column!r}, not one.")
-    content = _read_file(table, name, path, columns=source).select(source).rename_columns(plain)
+    for content in _read_file(table, name, path, source, rows):
+        yield _extract(table, name, path, content.select(source).rename_columns(plain), wanted)
+
+
+def _extract(table: Table, name: str, path: Path, content: pa.Table, wanted: list[str]) -> pa.Table:
+    """The wanted columns, those that `extract` makes among them."""
     for column, made_from in table.extracted.items():
         if column in wanted:
             if is_list(content[made_from].type):
@@ -213,14 +250,23 @@ def _explode(frame: pd.DataFrame, column: str, table: Table) -> pd.DataFrame:
     return rows[present | only].reset_index(drop=True)
 
 
-def _read_file(table: Table, name: str, path: Path, columns: Sequence[str]) -> pa.Table:
-    """Some columns of one file; none asks for the names of all, without a row."""
+def _read_file(
+    table: Table, name: str, path: Path, columns: Sequence[str], rows: int | None = None
+) -> Iterator[pa.Table]:
+    """Some columns of one file, in pieces of about `rows` rows; no columns asks for the names of all, without a row."""
     try:
         if path.suffix != ".parquet":
-            return _read_text(table, path, columns)
-        if columns:
-            return pa.parquet.read_table(path, columns=list(columns), partitioning=None)
-        return pa.parquet.read_schema(path).empty_table()
+            yield from _read_text(table, path, columns, rows)
+        elif not columns:
+            yield pa.parquet.read_schema(path).empty_table()
+        elif rows is None:
+            yield pa.parquet.read_table(path, columns=list(columns), partitioning=None)
+        else:
+            texts = [f.name for f in pa.parquet.read_schema(path) if f.name in columns and is_text(f.type)]
+            # without `pre_buffer=False` the reader keeps the bytes of all that it has read
+            with pa.parquet.ParquetFile(path, read_dictionary=texts, pre_buffer=False) as file:
+                for batch in file.iter_batches(rows, columns=list(columns)):
+                    yield pa.Table.from_batches([batch])
     except (pa.ArrowInvalid, UnicodeError, OSError, zipfile.BadZipFile) as error:
         if "Empty CSV file" in str(error):
             raise ValueError(f"table `{name}` is empty: {path} has no rows.") from None
@@ -228,7 +274,7 @@ def _read_file(table: Table, name: str, path: Path, columns: Sequence[str]) -> p
         raise ValueError(f"table `{name}`: {path} does not parse{how}: {error}") from None
 
 
-def _read_text(table: Table, path: Path, columns: Sequence[str]) -> pa.Table:
+def _read_text(table: Table, path: Path, columns: Sequence[str], rows: int | None) -> Iterator[pa.Table]:
     """A text file with every column as strings, so that no identifier passes through a float."""
     source: Path | pa.Buffer = path
     sep, encoding = table.sep, table.encoding
@@ -243,11 +289,37 @@ def _read_text(table: Table, path: Path, columns: Sequence[str]) -> pa.Table:
     with pa.csv.open_csv(_rewound(source), read, parse) as reader:
         found = reader.schema.names
     if not columns:
-        return pa.schema([(column.strip(), pa.string()) for column in found]).empty_table()
+        yield pa.schema([(column.strip(), pa.string()) for column in found]).empty_table()
+        return
     include = [column for column in found if column.strip() in columns]
     convert = pa.csv.ConvertOptions(column_types=dict.fromkeys(include, pa.string()), include_columns=include)
-    content = pa.csv.read_csv(_rewound(source), read, parse, convert)
-    return pa.table([_tidy(c, table) for c in content.columns], names=[c.strip() for c in include])
+    for content in _parsed_text(_rewound(source), read, parse, convert, rows):
+        yield pa.table([_tidy(c, table) for c in content.columns], names=[c.strip() for c in include])
+
+
+_BLOCK = 2**25  # bytes of text parsed at a time
+
+
+def _parsed_text(
+    source: Path | pa.BufferReader,
+    read: pa.csv.ReadOptions,
+    parse: pa.csv.ParseOptions,
+    convert: pa.csv.ConvertOptions,
+    rows: int | None,
+) -> Iterator[pa.Table]:
+    if rows is None:
+        yield pa.csv.read_csv(source, read, parse, convert)
+        return
+    read.block_size = _BLOCK
+    with pa.csv.open_csv(source, read, parse, convert) as reader:
+        held: list[pa.RecordBatch] = []
+        for batch in reader:
+            held.append(batch)
+            if sum(map(len, held)) >= rows:
+                yield pa.Table.from_batches(held)
+                held = []
+        if held:
+            yield pa.Table.from_batches(held)
 
 
 _SEPARATOR = "\x1f"  # ASCII's own unit separator
@@ -283,7 +355,7 @@ def _tidy(cells: pa.ChunkedArray, table: Table) -> pa.ChunkedArray:
     return pc.if_else(pc.is_in(cells, pa.array(table.na, pa.string())), pa.scalar(None, pa.string()), cells)
 
 
-def _to_pandas(content: pa.Table) -> pd.DataFrame:
+def to_pandas(content: pa.Table) -> pd.DataFrame:
     """Nullable integers and booleans, lists as Arrow lists, dictionaries and bytes as text, the rest by default."""
 
     def dtype(kind: pa.DataType) -> pd.api.extensions.ExtensionDtype | None:
@@ -308,10 +380,15 @@ def is_list(kind: pa.DataType) -> bool:
     return pa.types.is_list(kind) or pa.types.is_large_list(kind)
 
 
+def is_text(kind: pa.DataType) -> bool:
+    """Whether a column's cells are texts."""
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+
+
 _INTEGER = r"^(0|-?[1-9][0-9]{0,17})$"
 
 
-def _integers(texts: pa.Array) -> pa.Array:
+def plain_integers(texts: pa.Array) -> pa.Array:
     """Texts as int64 where every one is a plain integer, else unchanged."""
     plain = len(texts) > texts.null_count and pc.all(pc.match_substring_regex(texts, _INTEGER)).as_py()
     return texts.cast(pa.int64()) if plain else texts
@@ -332,7 +409,7 @@ def as_category(values: pd.Series) -> pd.Series:
         if (whole == whole.round()).all() and (whole.abs() < 2**53).all():
             return values.astype("Int64")
         values = values.astype(object).where(values.notna(), None).map(repr, na_action="ignore")
-    typed = _integers(pa.array(values.astype("str"), pa.large_string(), from_pandas=True))
+    typed = plain_integers(pa.array(values.astype("str"), pa.large_string(), from_pandas=True))
     if typed.type == pa.int64():
         return typed.to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get).set_axis(values.index)
     return typed.to_pandas().astype("str").set_axis(values.index)
@@ -348,12 +425,16 @@ def as_number(values: pd.Series) -> pd.Series:
     return numbers.where(np.isfinite(numbers))
 
 
-def as_seconds(values: pd.Series, time: Time) -> pd.Series:
-    """Timestamps as float64 seconds since 1970, NaN where there is none; texts are numbers or ISO 8601."""
+def as_seconds(values: pd.Series, time: Time, weight: np.ndarray | None = None) -> pd.Series:
+    """Timestamps as float64 seconds since 1970, NaN where there is none; texts are numbers or ISO 8601.
+
+    Texts are read as numbers where half of them are; `weight` says how many rows each value stands for.
+    """
     if pd.api.types.is_datetime64_any_dtype(values):
         return (values - pd.Timestamp(0, tz=values.dt.tz)).dt.total_seconds()
     numbers = as_number(values) / (1000.0 if time.unit == "ms" else 1.0)
-    if numbers.notna().sum() * 2 >= values.notna().sum():
+    weight = np.ones(len(values)) if weight is None else weight
+    if (numbers.notna() * weight).sum() * 2 >= (values.notna() * weight).sum():
         return numbers
     moments = pd.to_datetime(values, errors="coerce", utc=True, format="ISO8601")
     return (moments - pd.Timestamp(0, tz=datetime.UTC)).dt.total_seconds()
@@ -373,7 +454,7 @@ def as_tags(values: pd.Series, column: Column) -> pd.Series:
     present = pc.fill_null(pc.not_equal(tags, ""), False)
     counts = np.bincount(pc.list_parent_indices(cells).filter(present), minlength=len(cells))
     offsets = pa.array(np.append(0, np.cumsum(counts)), pa.int32())
-    lists = pa.ListArray.from_arrays(offsets, _integers(tags.filter(present)), mask=pa.array(counts == 0))
+    lists = pa.ListArray.from_arrays(offsets, plain_integers(tags.filter(present)), mask=pa.array(counts == 0))
     return pd.Series(pd.array(lists, dtype=pd.ArrowDtype(lists.type)), index=values.index)
 
 
@@ -417,3 +498,21 @@ def same_type(*columns: pd.Series) -> list[pd.Series]:
     if all(isinstance(column.dtype, pd.Int64Dtype) for column in columns):
         return list(columns)
     return [column.astype("str") for column in columns]
+
+
+def identifiers(values: pd.Series) -> pa.Array:
+    """A category column as an Arrow array of integers or texts."""
+    kind = pa.int64() if isinstance(values.dtype, pd.Int64Dtype) else pa.large_string()
+    array = pa.array(values, from_pandas=True)
+    return (array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array).cast(kind)
+
+
+def distinct(values: pd.Series) -> pd.Series:
+    """The different values of a category column without missing ones, sorted."""
+    found = identifiers(values).unique().drop_null()
+    return to_pandas(pa.table({"values": found.take(pc.array_sort_indices(found))}))["values"].astype(values.dtype)
+
+
+def positions(values: pd.Series, known: pd.Series) -> np.ndarray:
+    """Where each value stands among `known` ones of the same type, int64; -1 for missing and unknown values."""
+    return pc.index_in(identifiers(values), value_set=identifiers(known)).fill_null(-1).to_numpy().astype("int64")

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recsys.data.batches import InOrder, Rows, Shuffled, TrainRows, make_batch
+from recsys.data.batches import GROUP, InOrder, Rows, Shuffled, TrainRows, make_batch
 from recsys.data.candidates import EXCLUDED, Candidates, FewCandidates
 from recsys.data.module import DataModule, DataSpec
 from recsys.data.split import TEST, TRAIN, VALID
@@ -78,10 +78,13 @@ def test_a_batch_without_any_history_is_one_place_of_padding(tiny, tmp_path):
     assert first.lists["history.sku"].tolist() == [[0]]
 
 
-@settings(max_examples=50, deadline=None)
-@given(count=st.integers(1, 60), size=st.integers(1, 9), world=st.integers(1, 3), seed=st.integers(0, 9))
-def test_shuffled_gives_every_rank_its_share_of_a_fresh_permutation(count, size, world, seed):
-    ranks = [Shuffled(count, size, seed=seed, rank=r, world=world) for r in range(world)]
+blocks = st.one_of(st.none(), st.integers(1, 9))
+
+
+@settings(max_examples=80, deadline=None)
+@given(count=st.integers(1, 60), size=st.integers(1, 9), world=st.integers(1, 3), seed=st.integers(0, 9), block=blocks)
+def test_shuffled_gives_every_rank_its_share_of_a_fresh_permutation(count, size, world, seed, block):
+    ranks = [Shuffled(count, size, seed=seed, rank=r, world=world, block=block) for r in range(world)]
     epochs = []
     for epoch in (0, 1):
         for sampler in ranks:
@@ -98,15 +101,35 @@ def test_shuffled_gives_every_rank_its_share_of_a_fresh_permutation(count, size,
     assert len(keys) == sum(map(len, ranks))
 
 
-@given(count=st.integers(1, 60), size=st.integers(1, 9), world=st.integers(1, 3), done=st.integers(0, 9))
-def test_shuffled_goes_on_where_it_stopped(count, size, world, done):
-    whole, rest = (Shuffled(count, size, seed=3, rank=world - 1, world=world, start=(2, n)) for n in (0, done))
+@given(st.integers(1, 300), st.integers(1, 9), st.integers(1, 3), st.integers(0, 30), blocks)
+def test_shuffled_goes_on_where_it_stopped(count, size, world, done, block):
+    options = {"seed": 3, "rank": world - 1, "world": world, "block": block}
+    whole, rest = (Shuffled(count, size, start=(2, n), **options) for n in (0, done))
     assert len(whole) == len(rest)
     for epoch in (2, 3):
         for sampler in (whole, rest):
             sampler.set_epoch(epoch)
         expected = list(whole)[done if epoch == 2 else 0 :]
         assert [(rows.tolist(), key) for rows, key in rest] == [(rows.tolist(), key) for rows, key in expected]
+
+
+@given(st.integers(200, 4000), st.integers(2, 12), st.integers(0, 9))
+def test_blocks_keep_few_rows_in_use(count, block, seed):
+    """Any stretch of the epoch as long as a group touches two groups' blocks at most, and the rows of one are mixed."""
+    order = np.concatenate([rows for rows, _ in Shuffled(count, 10, seed=seed, block=block)])
+    group = GROUP * block
+    for start in range(0, len(order), 37):
+        assert len(np.unique(order[start : start + group] // block)) <= 2 * GROUP
+    assert (np.diff(order[:group]) == 1).mean() < 0.5
+    assert count < 4 * group or order[:group].max() >= group, "blocks are taken from all over the table"
+
+
+@given(st.integers(20, 300), st.integers(1, 9), st.integers(2, 3), blocks)
+def test_ranks_share_the_batches_of_one_process(count, size, world, block):
+    ranks = [Shuffled(count, size, seed=5, rank=r, world=world, block=block) for r in range(world)]
+    alone = Shuffled(count, size * world, seed=5, block=block)
+    for (batch, _), *shares in zip(alone, *ranks, strict=False):
+        np.testing.assert_array_equal(np.sort(np.concatenate([rows for rows, _ in shares])), np.sort(batch))
 
 
 @settings(max_examples=50, deadline=None)

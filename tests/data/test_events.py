@@ -111,7 +111,7 @@ def test_time_parts_of_local_time(load):
     }
     columns = {part: {**CATEGORY, "part": part} for part in ("hour", "weekday", "weekend", "month")}
     events = load({"behaviour": behaviour}, {"columns": columns, "time": {"column": "at", "utc_offset": 1}})
-    found = [events.scene.loc[row, ["hour", "weekday", "weekend", "month"]].tolist() for row in range(2)]
+    found = [events.scene.frame().loc[row, ["hour", "weekday", "weekend", "month"]].tolist() for row in range(2)]
     assert found == [[0, 4, 0, 3], [0, 2, 0, 1]]  # Friday 1 March 2024, Wednesday 1 January 2025
     assert [e["rule"] for e in events.report.entries] == ["missing or not a timestamp"]
 

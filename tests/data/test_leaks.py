@@ -97,7 +97,7 @@ def test_training_on_test_rows_is_named(tiny, tmp_path):
 def test_encoders_fitted_on_all_rows_are_all_named(tiny, tmp_path, monkeypatch):
     assert findings(prepare(tiny, tmp_path / "honest")) == []
     fit = recsys.data.store.fit_encoders
-    monkeypatch.setattr("recsys.data.store.fit_encoders", lambda s, e, part_E: fit(s, e, np.zeros_like(part_E)))
+    monkeypatch.setattr("recsys.data.store.fit_encoders", lambda s, e, part_E, _: fit(s, e, np.zeros_like(part_E)))
     data = prepare(tiny, tmp_path / "leaky")
     train, later = counts(data)
     found = findings(data)

@@ -52,7 +52,7 @@ def let_encoder_see(monkeypatch: pytest.MonkeyPatch, column: str, rows: Callable
     """From now on stores are built with an encoder of `column` that takes other rows for training rows."""
     fit = recsys.data.store.fit_encoders
 
-    def leaky(schema, events, part_E):
+    def leaky(schema, events, part_E, *workers):
         spoilt = fit(schema, events, rows(part_E)).columns[column]
         return Encoders(columns=fit(schema, events, part_E).columns | {column: spoilt})
 

@@ -49,7 +49,7 @@ def model(request: pytest.FixtureRequest, shop: tuple[Events, FeatureSchema, Enc
 
 def scores(model: Recommender, encoders: Encoders, events: Events) -> Tensor:
     """From raw values to scores; every row's history is its own item, then the first."""
-    frames = {"user": events.users, "item": events.items, "scene": events.scene}
+    frames = {"user": events.users, "item": events.items, "scene": events.scene.frame()}
     sides = {role: encode_side(model.schema, encoders, frames[role], role) for role in ROLES}
     at = {"user": events.user_E, "item": events.item_E, "scene": np.arange(len(events.user_E))}
     ids = np.concatenate([sides[role].ids[at[role]] for role in ROLES], 1).astype("int64")

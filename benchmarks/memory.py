@@ -1,0 +1,139 @@
+"""Anonymous memory while a table of 20 million rows is read, encoded and trained on for an epoch, in its own process.
+
+Memory-mapped files are no part of it: the system takes their pages back when it needs them.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from hydra import compose, initialize_config_dir
+
+from benchmarks.clicks import EVENTS, FIELDS, LARGEST, NUMBERS, declaration
+from recsys.cli import CONFIGS
+from recsys.config import build_model, build_trainer
+from recsys.data.module import DataModule, DataSpec
+
+ROWS = 20_000_000
+CHUNK = 500_000
+TEXTS = set(FIELDS[-20:])  # half of the 39 columns hold texts
+Row = tuple[str, str, str]
+
+
+def measure_memory(folder: Path, rows: int = ROWS) -> list[Row]:
+    """Peaks of a child process, above what it holds once everything is imported."""
+    path = folder / f"clicks-{rows}.parquet"
+    if not path.exists():
+        write_clicks(path, rows)
+    command = [sys.executable, "-m", "benchmarks.memory", str(path), str(folder)]
+    root = Path(__file__).resolve().parents[1]
+    found = json.loads(subprocess.run(command, cwd=root, check=True, stdout=subprocess.PIPE).stdout.splitlines()[-1])
+    size, of = f"{path.stat().st_size / 2**30:.1f} GiB of Parquet", f"{rows:,} x {len(FIELDS) + len(NUMBERS)} values"
+    tables = f"besides {found['tables'] / 2**20:,.0f} MiB of tables and optimizer"
+    return [
+        ("anonymous memory: imports", "before anything is read", f"{found['imports'] / 2**20:,.0f} MiB"),
+        ("  reading and encoding", f"{of}, {size}, {found['prepare_s']:.0f} s", _mib(found["prepare"])),
+        ("  the leak check", f"{found['check_s']:.0f} s", _mib(found["check"])),
+        ("  an epoch of a small DeepFM", f"{tables}, {found['train_s']:.0f} s", _mib(found["train"] - found["tables"])),
+    ]
+
+
+def _mib(size: float) -> str:
+    return f"{size / 2**20:,.0f} MiB"
+
+
+def write_clicks(path: Path, rows: int, seed: int = 0) -> None:
+    """Write rows like those of `benchmarks.clicks`, half of the columns as texts, a piece at a time."""
+    pieces = draw_pieces(rows, seed)
+    first = next(pieces)
+    with pq.ParquetWriter(path, first.schema) as file:
+        file.write_table(first)
+        for piece in pieces:
+            file.write_table(piece)
+
+
+def draw_pieces(rows: int, seed: int) -> Iterator[pa.Table]:
+    """Ids by a power law, normal numbers, and clicks with a probability that rises with the first number."""
+    rng = np.random.default_rng(seed)
+    sizes = np.geomspace(10, LARGEST, len(FIELDS))
+    shares = np.array(list(EVENTS.values())) / sum(EVENTS.values())
+    for start in range(0, rows, CHUNK):
+        count = min(CHUNK, rows - start)
+        ids = [pa.array((size * rng.random(count) ** 2).astype("int32")) for size in sizes]
+        columns = {n: v.cast(pa.string()) if n in TEXTS else v for n, v in zip(FIELDS, ids, strict=True)}
+        columns = {n: pa.compute.binary_join_element_wise("v", v, "") if n in TEXTS else v for n, v in columns.items()}
+        numbers = rng.standard_normal((len(NUMBERS), count), dtype="float32")
+        probability = 1 / (1 + np.exp(1.5 - numbers[0]))
+        columns |= dict(zip(NUMBERS, map(pa.array, numbers), strict=True))
+        columns |= {"probability": probability, "clicked": (rng.random(count) < probability).astype("int8")}
+        columns |= {"part": pa.array(rng.choice(list(EVENTS), count, p=shares)).dictionary_encode()}
+        yield pa.table(columns)
+
+
+class Peak:
+    """The largest anonymous memory of this process while a piece of work is done, and its seconds."""
+
+    def of(self, work: Callable[[], object]) -> tuple[int, float]:
+        """Do the work; looks every 20 ms."""
+        self.most, self.done = anonymous(), False
+        watch = threading.Thread(target=self._watch)
+        watch.start()
+        started = time.perf_counter()
+        work()
+        seconds = time.perf_counter() - started
+        self.done = True
+        watch.join()
+        return self.most, seconds
+
+    def _watch(self) -> None:
+        while not self.done:
+            self.most = max(self.most, anonymous())
+            time.sleep(0.02)
+
+
+def anonymous() -> int:
+    """The process's resident memory that no file stands behind, in bytes."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("RssAnon")).split()[1]) * 1024
+
+
+def child(path: Path, cache: Path) -> dict[str, float]:
+    """Read, encode and train; the peaks in bytes above the imports, and seconds."""
+    options = ["model=deepfm", "model.embedding_dim=4", "model.hidden=[32]", "optimizer=rowwise", "trainer=cpu"]
+    options += ["trainer.max_epochs=1", "+trainer.limit_val_batches=0", "trainer.precision=32-true"]
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        cfg = compose("train", options)
+    spec = DataSpec.parse(declaration(path))
+    data = DataModule(spec, cache=cache, batch_size=8192, ranking=False, shuffle_block=16_384)
+    imports, peak, found = anonymous(), Peak(), dict[str, float]()
+
+    def prepare() -> None:
+        data.prepare_data()
+        data.setup()
+
+    def train() -> None:
+        trainer.fit(model, datamodule=data)
+
+    found["prepare"], found["prepare_s"] = peak.of(prepare)
+    found["check"], found["check_s"] = peak.of(data.check_leaks)
+    model, trainer = build_model(cfg, data.schema), build_trainer(cfg, data.spec.schema.label.kind)
+    found["train"], found["train_s"] = peak.of(train)
+    state = [v for s in trainer.optimizers[0].state.values() for v in s.values() if isinstance(v, torch.Tensor)]
+    tables = sum(t.numel() * t.element_size() for t in [*model.parameters(), *state])
+    peaks = {name: found[name] - imports for name in ("prepare", "check", "train")}
+    return {**found, **peaks, "imports": imports, "tables": tables}
+
+
+if __name__ == "__main__":
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    os.environ.setdefault("OMP_NUM_THREADS", str(os.cpu_count()))
+    print(json.dumps(child(Path(sys.argv[1]), Path(sys.argv[2]))))  # noqa: T201 - read by the parent

@@ -1,0 +1,68 @@
+"""Who does the work on the parts of a large table: the threads of this process, or the machines of a Ray cluster."""
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Protocol, TypeVar
+
+Piece = TypeVar("Piece")
+Result = TypeVar("Result")
+
+
+class Workers(Protocol):
+    """Both give their results in the order of the pieces."""
+
+    def read(self, work: Callable[[Piece], Iterable[Result]], pieces: Sequence[Piece]) -> Iterator[Result]:
+        """All results of work that is many-threaded itself and makes several results of a piece."""
+        ...
+
+    def map(self, work: Callable[[Piece], Result], pieces: Sequence[Piece]) -> Iterator[Result]:
+        """The result of each piece."""
+        ...
+
+
+class Threads:
+    """One thread per core."""
+
+    def read(self, work: Callable[[Piece], Iterable[Result]], pieces: Sequence[Piece]) -> Iterator[Result]:
+        for piece in pieces:
+            yield from work(piece)
+
+    def map(self, work: Callable[[Piece], Result], pieces: Sequence[Piece]) -> Iterator[Result]:
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            yield from pool.map(work, pieces)
+
+
+THREADS = Threads()
+
+
+class RayData:
+    """A Ray cluster (that of `RAY_ADDRESS`, else one on this machine) by Ray Data.
+
+    The folder of the tables and that of the encoded store must be the same on all machines. A file of the behaviour
+    table is read by one worker, so write large tables as several files.
+    """
+
+    def read(self, work: Callable[[Piece], Iterable[Result]], pieces: Sequence[Piece]) -> Iterator[Result]:
+        for results in self.map(lambda piece: list(work(piece)), pieces):
+            yield from results
+
+    def map(self, work: Callable[[Piece], Result], pieces: Sequence[Piece]) -> Iterator[Result]:
+        try:
+            import ray
+        except ImportError:
+            raise ValueError("`prepare=ray` needs Ray; install it by: pip install '.[ray]'.") from None
+        from ray import cloudpickle
+
+        ray.init(ignore_reinit_error=True, log_to_driver=False)
+        ray.data.DataContext.get_current().enable_progress_bars = False
+        shared = ray.put(cloudpickle.dumps(work))
+
+        def apply(row: dict[str, Any]) -> dict[str, Any]:
+            work = cloudpickle.loads(ray.get(shared))
+            return {"place": row["place"], "result": cloudpickle.dumps(work(cloudpickle.loads(row["piece"])))}
+
+        rows = [{"place": place, "piece": cloudpickle.dumps(piece)} for place, piece in enumerate(pieces)]
+        done = ray.data.from_items(rows, override_num_blocks=len(rows)).map(apply).take_all()
+        for row in sorted(done, key=lambda row: row["place"]):
+            yield cloudpickle.loads(row["result"])

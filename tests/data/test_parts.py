@@ -1,0 +1,186 @@
+"""A table read in small parts gives the store of one read whole, byte for byte; what must be known of all rows is.
+
+That reading whole is right is tested by the tests of cleaning, events and encoders.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from recsys.data import events, tables
+from recsys.data.coded import encode_cells, unify
+from recsys.data.duplicates import row_hashes
+from recsys.data.module import DataModule, DataSpec
+
+WORDS = ["a", "b", "7", "07", "-3", "12", "", "zürich"]
+KINDS = {
+    "word": {"role": "scene", "kind": "category"},
+    "code": {"role": "scene", "kind": "category", "fill": 0},
+    "name": {"role": "scene", "kind": "category", "fill": "none", "min_count": 2},
+    "size": {"role": "scene", "kind": "number", "log1p": True, "fill": 1.5},
+    "cost": {"role": "scene", "kind": "number"},
+    "step": {"role": "scene", "kind": "number", "buckets": 3},
+    "tags": {"role": "scene", "kind": "tags", "length": 2},
+    "marks": {"role": "scene", "kind": "tags", "fill": 9},
+    "must": {"role": "scene", "kind": "category", "missing": "drop"},
+    "hour": {"role": "scene", "kind": "category", "part": "hour"},
+}
+
+
+def draw(seed: int, rows: int = 90) -> pd.DataFrame:
+    """Rows of every kind of column, all as texts; integers alone in the first third of `word`."""
+    rng = np.random.default_rng(seed)
+    frame = pd.DataFrame(
+        {
+            "user": rng.choice(["u1", "u2", "3", ""], rows, p=[0.4, 0.3, 0.25, 0.05]),
+            "item": rng.integers(0, 40, rows).astype(str),
+            "at": rng.integers(0, 10**6, rows).astype(str),
+            "bought": rng.choice(["0", "1", "2", "x"], rows, p=[0.5, 0.44, 0.03, 0.03]),
+            "word": np.where(np.arange(rows) < rows // 3, "5", rng.choice(WORDS, rows)),
+            "code": np.where(np.arange(rows) < rows // 3, "", rng.integers(0, 4, rows).astype(str)),
+            "name": rng.choice(WORDS, rows),
+            "size": rng.choice(["1.5", "2", "", "many", "-1"], rows, p=[0.4, 0.3, 0.1, 0.1, 0.1]),
+            "cost": rng.random(rows).astype(str),
+            "step": rng.integers(0, 50, rows).astype(str),
+            "tags": rng.choice(["x", "x|y", "", "z|x|y", " | "], rows),
+            "marks": rng.choice(["1", "1|2", "", "3"], rows),
+            "must": rng.choice(["p", "q", ""], rows, p=[0.5, 0.4, 0.1]),
+        }
+    )
+    return pd.concat([frame, frame.sample(9, random_state=seed)], ignore_index=True)
+
+
+def declare(path: Path, **options) -> dict:
+    keys = {"user": {"role": "user", "kind": "category"}, "item": {"role": "item", "kind": "category"}}
+    return {
+        "name": "parts",
+        "tables": {"behaviour": {"path": str(path)}},
+        "user": "user",
+        "item": "item",
+        "time": {"column": "at"},
+        "label": {"kind": "binary", "column": "bought"},
+        "columns": keys | KINDS,
+        "history": {"columns": ["item"], "length": 3},
+        "split": {"by": "time", "valid": 0.2, "test": 0.2},
+        **options,
+    }
+
+
+def store_of(mapping: dict, cache: Path, monkeypatch, rows: int) -> dict[str, bytes]:
+    """Every file of the store that is written when `rows` rows are read at a time."""
+    monkeypatch.setattr(events, "ROWS", rows)
+    monkeypatch.setattr(tables, "_BLOCK", 40 * rows + 200)
+    data = DataModule(DataSpec.parse(mapping), cache=cache / str(rows))
+    data.prepare_data()
+    return {path.name: path.read_bytes() for path in data.folder.iterdir()}
+
+
+@pytest.mark.parametrize("duplicates", ["drop", "keep", "pairs"])
+@pytest.mark.parametrize("parquet", [False, True])
+def test_parts_make_the_store_of_the_whole(tmp_path, monkeypatch, parquet, duplicates):
+    path = tmp_path / ("table.parquet" if parquet else "table.csv")
+    frame = draw(1).replace("", None)
+    frame.to_parquet(path) if parquet else frame.to_csv(path, index=False)
+    mapping = declare(path)
+    mapping["tables"]["behaviour"]["duplicates"] = duplicates
+    whole = store_of(mapping, tmp_path, monkeypatch, 10**6)
+    assert store_of(mapping, tmp_path, monkeypatch, 7) == whole
+    assert store_of(mapping, tmp_path, monkeypatch, 30) == whole
+
+
+def test_typed_columns_of_parquet(tmp_path, monkeypatch):
+    """Floats that are whole at first, integers, truths, days, moments and lists."""
+    rng = np.random.default_rng(0)
+    frame = draw(2)
+    count = len(frame)
+    table = pa.table(
+        {
+            "user": frame["user"].astype("category"),
+            "item": rng.integers(0, 5, count),
+            "at": pd.to_datetime(rng.integers(0, 10**6, count), unit="s"),
+            "bought": pa.array(rng.random(count) < 0.4),
+            "word": np.append(np.arange(60.0), rng.random(count - 60)),
+            "code": pa.array(rng.integers(0, 3, count), mask=np.arange(count) < 40),
+            "name": pa.array(rng.integers(10**4, 10**4 + 5, count).astype("int32"), pa.int32()).cast(pa.date32()),
+            "size": pa.array(rng.integers(0, 9, count).astype("uint64")),
+            "cost": rng.random(count).astype("float32"),
+            "step": pa.array(rng.random(count) < 0.5),
+            "tags": [list(map(str, range(n))) for n in rng.integers(0, 4, count)],
+            "marks": [list(range(n)) for n in rng.integers(0, 4, count)],
+            "must": pa.array(frame["must"].where(frame["must"] != "", None)).cast(pa.large_binary()),
+        }
+    )
+    pq.write_table(table, tmp_path / "table.parquet")
+    mapping = declare(tmp_path / "table.parquet")
+    whole = store_of(mapping, tmp_path, monkeypatch, 10**6)
+    assert store_of(mapping, tmp_path, monkeypatch, 8) == whole
+
+
+def test_files_of_different_types(tmp_path, monkeypatch):
+    """Integers in one file and texts in the other are texts in all parts."""
+    frame = draw(3).replace("", None)
+    one, other = frame[:50], frame[50:]
+    one.assign(item=one["item"].astype(int), word=5, cost=one["cost"].astype(float)).to_parquet(tmp_path / "1.parquet")
+    other.to_parquet(tmp_path / "2.parquet")
+    mapping = declare(tmp_path / "1.parquet")
+    mapping["tables"]["behaviour"]["path"] = [str(tmp_path / "1.parquet"), str(tmp_path / "2.parquet")]
+    assert store_of(mapping, tmp_path, monkeypatch, 9) == store_of(mapping, tmp_path, monkeypatch, 10**6)
+
+
+def test_other_tables_are_joined_to_parts(tiny, tmp_path, monkeypatch):
+    pd.DataFrame({"device": ["desk"], "place": ["home"]}).to_csv(tmp_path / "scenes.csv", index=False)
+    tiny["tables"]["scenes"] = {"path": str(tmp_path / "scenes.csv"), "key": "device", "unknown": "keep"}
+    tiny["tables"]["items"]["unknown"] = "keep"
+    tiny["columns"]["place"] = {"role": "scene", "kind": "category", "fill": "out"}
+    goods = pd.read_csv(tmp_path / "goods.csv")
+    goods[3:].to_csv(tmp_path / "goods.csv", index=False)
+    whole = store_of(tiny, tmp_path, monkeypatch, 10**6)
+    assert store_of(tiny, tmp_path, monkeypatch, 11) == whole
+
+
+def test_a_column_is_refused_by_all_its_rows(tmp_path, monkeypatch):
+    """Nothing but bad values in the first parts is no mistake when there are few in all."""
+    frame = draw(4).assign(cost=lambda f: np.where(np.arange(len(f)) < 20, "dear", "1.5"))
+    frame.to_csv(tmp_path / "table.csv", index=False)
+    mapping = declare(tmp_path / "table.csv")
+    assert store_of(mapping, tmp_path, monkeypatch, 10) == store_of(mapping, tmp_path, monkeypatch, 10**6)
+    frame.assign(cost="dear").to_csv(tmp_path / "table.csv", index=False)
+    with pytest.raises(ValueError, match=r"column 'cost': \d+ of \d+ values are not a number \(such as 'dear'\)"):
+        store_of(declare(tmp_path / "table.csv"), tmp_path, monkeypatch, 10)
+
+
+def test_nothing_is_left_beside_the_store(tiny, tmp_path):
+    data = DataModule(DataSpec.parse(tiny), cache=tmp_path / "cache")
+    data.prepare_data()
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == [data.folder.name]
+
+
+cell = st.one_of(st.none(), st.sampled_from(["a", "b", "c"]))
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.lists(cell, max_size=6), min_size=1, max_size=4))
+def test_codes_of_pieces_stand_for_their_cells(pieces):
+    encoded = [encode_cells(pa.chunked_array([pa.array(piece, pa.string())])) for piece in pieces]
+    values, places = unify([distinct for distinct, _ in encoded])
+    assert len(set(values)) == len(values)
+    for piece, (_, code), place in zip(pieces, encoded, places, strict=True):
+        found = [None if c < 0 else values[place[c]] for c in code]
+        assert found == piece
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.tuples(cell, st.sampled_from([0.0, -0.0, None, 1.5]), st.sampled_from([1, 2, None])), min_size=1))
+def test_rows_are_equal_where_their_hashes_are(rows):
+    text, number, integer = zip(*rows, strict=True)
+    frame = pd.DataFrame({"t": text, "n": pd.Series(number, dtype="float64"), "i": pd.array(integer, dtype="Int64")})
+    table = pa.table({"t": pa.array(text, pa.string()), "n": frame["n"].to_numpy(), "i": pa.array(integer, pa.int64())})
+    hashes = pd.DataFrame(row_hashes(table))
+    assert hashes.duplicated().tolist() == frame.duplicated().tolist()
+    assert hashes.drop_duplicates()[0].is_unique, "either half alone tells rows apart"

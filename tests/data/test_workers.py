@@ -1,0 +1,46 @@
+"""A Ray cluster, of two workers on this machine, prepares the store that one process prepares."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from recsys.data import events
+from recsys.data.module import DataModule, DataSpec
+
+
+@pytest.fixture
+def cluster():
+    """A local Ray; skipped where it is not installed."""
+    ray = pytest.importorskip("ray")
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False)
+    yield
+    ray.shutdown()
+
+
+def files_of(mapping: dict, cache: Path, prepare: str) -> dict[str, bytes]:
+    data = DataModule(DataSpec.parse(mapping), cache=cache / prepare, prepare=prepare)
+    data.prepare_data()
+    assert [path.name for path in (cache / prepare).iterdir()] == [data.folder.name]
+    return {path.name: path.read_bytes() for path in data.folder.iterdir()}
+
+
+def test_ray_prepares_the_same_store(cluster, tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(events, "ROWS", 150)
+    visits = pd.read_csv(tmp_path / "visits.csv", dtype=str)
+    visits["price"] = (visits.index * 7919 % 101 / 10).astype(str).where(visits.index % 9 > 0, "unknown")
+    visits["step"] = (visits.index % 13).astype(str)
+    visits["marks"] = visits["sku"].str[-1] + "|" + visits["shopper"]
+    paths = [tmp_path / f"visits-{n}.csv" for n in range(3)]
+    for path, rows in zip(paths, (visits[:200], visits[200:210], visits[210:]), strict=True):
+        rows.to_csv(path, index=False)
+    tiny["tables"]["behaviour"]["path"] = [str(path) for path in paths]
+    tiny["columns"]["price"] = {"role": "scene", "kind": "number"}
+    tiny["columns"]["step"] = {"role": "scene", "kind": "number", "buckets": 5}
+    tiny["columns"]["marks"] = {"role": "scene", "kind": "tags"}
+    assert files_of(tiny, tmp_path, "ray") == files_of(tiny, tmp_path, "local")
+
+
+def test_an_unknown_way_to_prepare_is_refused(tiny, tmp_path):
+    with pytest.raises(ValueError, match="`prepare` must be local or ray, got 'spark'"):
+        DataModule(DataSpec.parse(tiny), cache=tmp_path, prepare="spark")
