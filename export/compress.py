@@ -38,7 +38,8 @@ class Compression:
     """What is tried, every combination of it, and what decides.
 
     `keep`: shares of the hidden units (1: all), taught by the trained model for
-    `epochs`, from `lr_share` times the learning rate of its training on.
+    `epochs`, from `lr_share` times the learning rate of its training on, with `freeze_tables` in its dense layers
+    alone.
     `min_count`: values with fewer training rows share the unseen row; `table_rows` adds the least such count that
     leaves at most as many table rows. `tables` and `dense`: numbers of the embedding tables and of the dense layers. A
     variant may lose at most `budget` of the metric on at most `rows` validation rows; of those that do, the best has
@@ -53,7 +54,8 @@ class Compression:
     tables: tuple[Numbers, ...] = ("float32", "int8")
     dense: tuple[Numbers, ...] = ("float32", "int8")
     epochs: int = 2
-    lr_share: float = 2.0
+    lr_share: float = 3.0
+    freeze_tables: bool = True
     rows: int = 50_000
 
     def __post_init__(self) -> None:

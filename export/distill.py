@@ -22,8 +22,9 @@ class Distillation(pl.LightningModule):
     """Knowledge distillation (Hinton, Vinyals and Dean 2015, arXiv:1503.02531) of a teacher into a student.
 
     The student learns to give the training rows the teacher's scores: a label tells a trained model little that is new
-    and much that is chance. Dropout and the tables' penalties are off; the student's own optimizer takes the steps,
-    with a learning rate that falls to 0 by a line.
+    and much that is chance. Dropout is off, and nothing pulls the tables to zero, so that a table of few rows may learn
+    the teacher's answers by heart: freeze it. The student's own optimizer takes the steps, with a learning rate that
+    falls to 0 by a line.
     """
 
     def __init__(self, student: Recommender, teacher: Recommender) -> None:
@@ -53,7 +54,7 @@ class Distillation(pl.LightningModule):
         return loss
 
     def configure_optimizers(self) -> Any:
-        """The student's optimizer over the student's weights, and its schedule, stepped every batch."""
+        """The student's optimizer and its schedule, stepped every batch."""
         optimizer = self.student.optimizer(self.student.parameter_groups())
         steps = int(self.trainer.estimated_stepping_batches)
         scheduler = LambdaLR(optimizer, lambda step: learning_rate_factor("linear", 0.0, step, steps))
@@ -61,12 +62,20 @@ class Distillation(pl.LightningModule):
 
 
 def distill(
-    student: Recommender, teacher: Recommender, data: DataModule, cfg: DictConfig, *, epochs: int, lr_share: float
+    student: Recommender,
+    teacher: Recommender,
+    data: DataModule,
+    cfg: DictConfig,
+    *,
+    epochs: int,
+    lr_share: float,
+    freeze_tables: bool,
 ) -> Recommender:
     """Let a pruned model learn from the one it came from for some epochs, on one device, without validation.
 
-    `cfg` is the run's configuration; the learning rate begins at `lr_share` times that of its optimizer. Returns the
-    student in evaluation mode; the teacher stays as it was.
+    `cfg` is the run's configuration; the learning rate begins at `lr_share` times that of its optimizer, and with
+    `freeze_tables` embedding tables stay as they are. Returns the student in evaluation mode; the teacher stays as it
+    was.
     """
     if epochs:
         pl.seed_everything(cfg.seed, workers=True, verbose=False)
@@ -74,8 +83,16 @@ def distill(
         changes |= {"trainer": {"max_epochs": epochs, "limit_val_batches": 0, "gradient_clip_val": None}}
         lesson: Any = OmegaConf.merge(cfg, changes)
         student.set_training(**training_of(lesson))
+        for table in _tables(student):
+            table.requires_grad_(requires_grad=not freeze_tables)
         trainer = build_trainer(lesson, teacher.schema.label.kind)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*(validation_step|eval mode)")  # both as intended
             trainer.fit(Distillation(student, teacher), datamodule=data)
+        for table in _tables(student):
+            table.requires_grad_(requires_grad=True)
     return student.cpu().eval()
+
+
+def _tables(model: Recommender) -> list[Table]:
+    return [module for module in model.modules() if isinstance(module, Table)]

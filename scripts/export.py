@@ -50,7 +50,8 @@ def export_checkpoint(cfg: DictConfig) -> None:
     if settings is None or isinstance(model, Fitted):
         return
     console.print(f"processor: {', '.join(cpu_features()) or 'unknown'}")
-    learn = functools.partial(distill, data=data, cfg=trained, epochs=settings.epochs, lr_share=settings.lr_share)
+    taught = {name: getattr(settings, name) for name in ("epochs", "lr_share", "freeze_tables")}
+    learn = functools.partial(distill, data=data, cfg=trained, **taught)
     with tempfile.TemporaryDirectory(dir=run) as scratch:
         variants = list(Trials(settings=settings, raw=raw, folder=Path(scratch), distill=learn).run(model))
         chosen = choose(variants, settings)

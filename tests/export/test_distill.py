@@ -22,11 +22,13 @@ OPTIONS = {"hidden": (32, 16), "dropout": 0.5, "batch_norm": True, "embedding_l2
 def lesson(composed):
     """Teach a student for some epochs, with the optimizer that its tables need."""
 
-    def teach(student: Recommender, teacher: Recommender, data, epochs: int = 50) -> Recommender:
+    def teach(
+        student: Recommender, teacher: Recommender, data, epochs: int = 80, *, freeze_tables: bool = True
+    ) -> Recommender:
         cfg = composed("trainer=cpu", f"optimizer={'rowwise' if student.hparams.get('sparse') else 'adam'}")
         OmegaConf.set_struct(cfg, value=False)  # as that of a checkpoint
-        cfg.optimizer.lr = 0.01
-        return distill(student, teacher, data, cfg, epochs=epochs, lr_share=1.0)
+        cfg.optimizer.lr = 0.005
+        return distill(student, teacher, data, cfg, epochs=epochs, lr_share=1.0, freeze_tables=freeze_tables)
 
     return teach
 
@@ -43,15 +45,19 @@ def distance(model: Recommender, other: Recommender, batch: Batch) -> float:
 
 
 @pytest.mark.parametrize(
-    ("kind", "name", "options"),
+    ("kind", "name", "options", "freeze_tables"),
     [
-        ("binary", "deepfm", OPTIONS),
-        ("binary", "deepfm", {**OPTIONS, "sparse": True}),
-        ("rating", "din", {"hidden": (32, 16)}),
-        ("implicit", "ncf", {"hidden": (32, 16)}),
+        ("binary", "deepfm", OPTIONS, True),
+        ("binary", "deepfm", {**OPTIONS, "batch_norm": False}, False),
+        ("binary", "deepfm", {**OPTIONS, "sparse": True}, True),
+        ("binary", "deepfm", {**OPTIONS, "batch_norm": False, "sparse": True}, False),
+        ("rating", "din", {"hidden": (32, 16)}, True),
+        ("implicit", "ncf", {"hidden": (32, 16)}, False),
     ],
 )
-def test_a_pruned_model_comes_back_to_its_teachers_scores(kind, name, options, datasets, raw_rows, build, lesson):
+def test_a_pruned_model_comes_back_to_its_teachers_scores(
+    kind, name, options, freeze_tables, datasets, raw_rows, build, lesson
+):
     data = datasets(kind)
     teacher = build(data, name, **options)
     if kind == "implicit":
@@ -59,13 +65,17 @@ def test_a_pruned_model_comes_back_to_its_teachers_scores(kind, name, options, d
     before = copy.deepcopy(teacher.state_dict())
     student = prune_hidden(teacher, calibration(raw_rows(kind)), 0.25)
     with torch.no_grad():  # on so few rows, pruning alone costs next to nothing
-        for parameter in student.parameters():
-            parameter += 0.1 * torch.randn(parameter.shape)
+        for name, parameter in student.named_parameters():
+            if "table" not in name:
+                parameter += 0.1 * torch.randn(parameter.shape)
     rows = train_rows(data)
     far = distance(student, teacher, rows)
-    near = distance(lesson(student, teacher, data), teacher, rows)
+    near = distance(lesson(student, teacher, data, freeze_tables=freeze_tables), teacher, rows)
     assert 0 < near < 0.5 * far
     assert not student.training
+    tables = [name for name in student.state_dict() if name.endswith("table.weight")]
+    assert tables
+    assert all(torch.equal(student.state_dict()[name], before[name]) for name in tables) == freeze_tables
     assert all(torch.equal(tensor, before[key]) for key, tensor in teacher.state_dict().items())
     assert all(p.requires_grad for p in student.parameters())
 
