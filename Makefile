@@ -25,7 +25,7 @@ train: install  ## train, evaluate and export DeepFM on the built-in shop
 	$(BIN)/python scripts/train.py model=deepfm
 
 test: install lint  ## lint, types, import contracts, doctests and all tests
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist worksteal
 
 lint: install
 	$(BIN)/ruff check

@@ -73,13 +73,14 @@ def distill(
 ) -> Recommender:
     """Let a pruned model learn from the one it came from for some epochs, on one device, without validation.
 
-    `cfg` is the run's configuration; the learning rate begins at `lr_share` times that of its optimizer, and with
+    `cfg` is the run's configuration; learning rates begin at `lr_share` times those of its optimizer, and with
     `freeze_tables` embedding tables stay as they are. Returns the student in evaluation mode; the teacher stays as it
     was.
     """
     if epochs:
         pl.seed_everything(cfg.seed, workers=True, verbose=False)
-        changes = {"optimizer": {"lr": cfg.optimizer.lr * lr_share}, "embedding_weight_decay": None}
+        rates = {name: cfg.optimizer[name] * lr_share for name in ("lr", "table_lr") if name in cfg.optimizer}
+        changes = {"optimizer": rates, "embedding_weight_decay": 0.0}
         changes |= {"trainer": {"max_epochs": epochs, "limit_val_batches": 0, "gradient_clip_val": None}}
         lesson: Any = OmegaConf.merge(cfg, changes)
         student.set_training(**training_of(lesson))

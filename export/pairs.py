@@ -11,7 +11,7 @@ import spox.opset.ai.onnx.v20 as op
 from spox import Var
 
 from export.builder import GraphBuilder
-from export.places import Neighbourhood, Places, behind_nothing, by_place, square_by_place
+from export.places import Neighbourhood, NoGraph, Places, behind_nothing, by_place, square_by_place
 from export.sparse import Entries, Rows
 from export.vocabularies import elements
 from recsys.classical.base import Classical
@@ -20,7 +20,7 @@ from recsys.classical.knn import KNN
 
 
 def pair_scores(graph: GraphBuilder, places: Places, user: Var, item_B: Var) -> Var:
-    """Scores, float64 (B,), before they are held inside a scale. Raises ValueError where a model has no graph."""
+    """Scores, float64 (B,), before they are held inside a scale. Raises NoGraph where a model has none."""
     model = places.model
     vectors = model.vectors()
     if vectors is not None:
@@ -30,9 +30,7 @@ def pair_scores(graph: GraphBuilder, places: Places, user: Var, item_B: Var) -> 
     if isinstance(model, KNN):
         x, y = (user, item_B) if model.side == "user" else (item_B, user)
         return (_overlap if model.learned["implicit"] else _average)(graph, places.neighbourhood, x, y)
-    raise ValueError(
-        f"{type(model).__name__} has no graph: give it `vectors`, or leave the bundle out by export=false."
-    )
+    raise NoGraph(f"{type(model).__name__} has no graph: give it `vectors`, or leave the bundle out by export=false.")
 
 
 def cells(model: Classical) -> int:

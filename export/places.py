@@ -18,6 +18,10 @@ from recsys.classical.knn import KNN
 LARGEST = 10_000  # whose similarities to each other are held in a graph, 4 bytes each
 
 
+class NoGraph(ValueError):
+    """A model that no graph can hold, with a way out."""
+
+
 @dataclass(frozen=True)
 class Neighbourhood:
     """The tables of a neighbourhood `model` by place, of X and Y at the positions `x_P` and `y_P`."""
@@ -49,10 +53,10 @@ class Neighbourhood:
 
     @cached_property
     def similarities(self) -> np.ndarray:
-        """The similarities of all X to each other, those above 0 alone, float32 (P, P). Raises ValueError for many."""
+        """The similarities of all X to each other, those above 0 alone, float32 (P, P). Raises NoGraph for many."""
         model, x_P = self.model, self.x_P
         if len(x_P) > LARGEST:
-            raise ValueError(
+            raise NoGraph(
                 f"a graph holds the similarities of up to {LARGEST:,} {model.side}s to each other, got {len(x_P):,}; "
                 "give model.table=100 to keep those of the most similar alone, or leave the bundle out by export=false."
             )

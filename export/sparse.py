@@ -43,6 +43,9 @@ class Entries:
 
     def __init__(self, graph: GraphBuilder, name: str, table: csr_array) -> None:
         self.graph, self.name, self.table = graph, name, table.sorted_indices()
+        spare = not self.table.nnz  # a cell that no row has, for a vector without any cannot be looked into
+        self.column_N = np.full(1, -1, dtype="int32") if spare else self.table.indices.astype("int32")
+        self.value_N = np.zeros(1, dtype="float32") if spare else self.table.data.astype("float32")
 
     def find(self, row: Var, column: Var) -> tuple[Var, Var]:
         """The places of entries among all, int64 of the shape of both, and whether they are there.
@@ -51,7 +54,7 @@ class Entries:
         and long to load.
         """
         start_R, stop_R = self.table.indptr[:-1].astype("int64"), self.table.indptr[1:].astype("int64")
-        columns = self.graph.weight(f"{self.name}/columns", self.table.indices.astype("int32"))
+        columns = self.graph.weight(f"{self.name}/columns", self.column_N)
         wanted = op.cast(column, to=np.int32)
         first = elements(self.graph.weight(f"{self.name}/start", start_R), row)
         last = op.sub(elements(self.graph.weight(f"{self.name}/stop", stop_R), row), op.const(1))
@@ -66,5 +69,5 @@ class Entries:
     def values(self, row: Var, column: Var) -> Var:
         """The values of entries, float32 of the shape of both, 0 where there are none."""
         place, there = self.find(row, column)
-        found = elements(self.graph.weight(f"{self.name}/values", self.table.data.astype("float32")), place)
+        found = elements(self.graph.weight(f"{self.name}/values", self.value_N), place)
         return op.where(there, found, op.const(np.float32(0)))

@@ -114,7 +114,7 @@ def run_folder() -> Path:
 def go_on_in(folder: Path) -> Path:
     """Make an earlier run's folder that of the running job, with its run.log; nothing is left of the new one."""
     new = run_folder().resolve()
-    if folder != new:
+    if folder.resolve() != new:
         for handler in logging.getLogger().handlers:
             if isinstance(handler, logging.FileHandler):
                 handler.close()  # it opens the other file with the next message

@@ -27,9 +27,12 @@ def check_tables_fit(model: Recommender, trainer: Trainer, memory: int | None = 
     need = whole / trainer.world_size if sharded else whole
     if need > memory:
         name = getattr(model.optimizer, "func", model.optimizer).__name__
+        on_gpus = trainer.strategy.root_device.type == "cuda"
+        share = "process(es)" if on_gpus else "machine(s)"
+        least = math.ceil(whole / (memory if on_gpus else memory * trainer.num_devices))
         raise ValueError(
             f"the embedding tables with what {name} keeps of them take {need / GIB:,.2f} GiB of each process, whose "
-            f"device has {memory / GIB:,.2f} GiB; share them out over at least {math.ceil(whole / memory)} processes "
+            f"device has {memory / GIB:,.2f} GiB; share them out over at least {least} {share} "
             "with trainer=sharded, or take a smaller `model.embedding_dim` or optimizer=rowwise."
         )
 

@@ -95,8 +95,8 @@ class _Travel:
 class ShardedStrategy(DDPStrategy):
     """DDP, but for embedding tables, of which every process holds a block of rows (`ShardedTable`).
 
-    Checkpoints hold whole tables, and what the optimizer remembers of them whole, as those of any other strategy; a run
-    may go on with another number of processes. After an evaluation the model has its whole tables again. After `fit` it
+    Checkpoints hold whole tables, and what the optimizer remembers of them whole, as those of any other strategy; any
+    number of processes can load them. After an evaluation the model has its whole tables again. After `fit` it
     keeps its blocks; load a checkpoint for a whole model. While starting, a process holds the whole tables in its main
     memory. Raises ValueError where TorchRec is not installed.
     """
@@ -104,9 +104,12 @@ class ShardedStrategy(DDPStrategy):
     def __init__(self, **options: Any) -> None:
         if not importlib.util.find_spec("torchrec"):
             raise ValueError("trainer=sharded needs TorchRec; install it with pip install 'recsys[sharded]'.")
+        before = logging.root.manager.disable
         logging.disable(logging.INFO)  # FBGEMM announces each of its libraries on the root logger
-        importlib.import_module("torchrec")
-        logging.disable(logging.NOTSET)
+        try:
+            importlib.import_module("torchrec")
+        finally:
+            logging.disable(before)
         super().__init__(**options)
         self._whole: list[tuple[nn.Module, str, Table]] = []
 
@@ -199,3 +202,15 @@ def gathered(block: Tensor, rows: int) -> Tensor:
         for rank, part in enumerate(everyone or ()):
             whole[rank * length + start :][: len(part)] = part
     return whole[:rows]
+
+
+def check_precision(model: nn.Module, trainer: pl.Trainer) -> None:
+    """Raise ValueError where processes would skip steps of their own: float16 scales a loss by what each one saw."""
+    apart = isinstance(trainer.strategy, ShardedStrategy) or any(
+        module.sparse for module in model.modules() if isinstance(module, Table)
+    )
+    if trainer.precision == "16-mixed" and trainer.world_size > 1 and apart:
+        raise ValueError(
+            "`trainer.precision`: with 16-mixed, processes that exchange rows of tables would skip different steps; "
+            "take trainer.precision=bf16-mixed, or trainer=ddp with model.sparse=false."
+        )

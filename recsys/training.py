@@ -32,6 +32,7 @@ from recsys.report import (
 )
 from recsys.resume import check_resumable, find_resumption
 from recsys.run_files import Finish, begin_run, console, data_line, finish_run, report_results, tuned_note
+from recsys.sharding import check_precision
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +55,7 @@ def train(cfg: DictConfig, folder: Path, finish: Finish) -> float:
     data.check_evaluation()
     model = build_model(cfg, data.schema)
     check_tables_fit(model, trainer)
+    check_precision(model, trainer)
     if cfg.compile:
         model.compile_layers()
     if cfg.pretrained:

@@ -1,5 +1,6 @@
 """Train, evaluate and export a recommender: python scripts/train.py model=deepfm data=shop"""
 
+import logging
 import sys
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from export.artifact import Served, facts_of_run, summary, write_artifact
+from export.places import NoGraph
 from export.rows import RawRows
 from recsys.cli import Job, launch, run_folder
 from recsys.config import check
@@ -17,15 +19,22 @@ from recsys.report import read_run, sweep_table
 from recsys.run_files import Trained, console
 from recsys.training import train, train_seeds
 
+log = logging.getLogger(__name__)
+
 
 def main(cfg: DictConfig) -> float:
     """One run, or one per seed; returns the best value of the watched validation metric."""
     check(cfg, HydraConfig.get().overrides.task)
 
     def finish(model: Trained, data: DataModule, folder: Path) -> None:
-        if cfg.export:
-            served = Served(model=model, encoders=data.store.encoders)
+        if not cfg.export:
+            return
+        served = Served(model=model, encoders=data.store.encoders)
+        try:
             content = write_artifact(served, RawRows.read(data), folder / "bundle", manifest=facts_of_run(data, folder))
+        except NoGraph as error:  # the model is trained all the same
+            log.warning("no bundle: %s", error)
+        else:
             console.print(summary(folder / "bundle", content))
 
     return (train if cfg.seeds == 1 else train_seeds)(cfg, run_folder(), finish)

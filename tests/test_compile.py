@@ -9,6 +9,7 @@ import torch
 from recsys.data.module import DataModule, DataSpec
 from recsys.layers.mlp import MLP, Part
 from recsys.models.deepfm import DeepFM
+from recsys.models.mf import MF
 from recsys.optimizers import RowWise
 
 
@@ -20,6 +21,11 @@ class Losses(pl.Callback):
 
     def on_train_batch_end(self, _: Any, __: Any, outputs: Any, *___: Any) -> None:
         self.losses.append(float(outputs["loss"]))
+
+
+def test_a_model_without_fully_connected_layers_says_that_nothing_is_compiled(schema, caplog):
+    MF(schema).compile_layers()
+    assert "`compile` is ignored: MF has no fully connected layers" in caplog.text
 
 
 @pytest.mark.slow

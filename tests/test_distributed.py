@@ -123,7 +123,7 @@ def test_rows_that_no_process_read_stay_bit_identical(tiny, tmp_path, two_proces
 
 @with_torchrec
 @pytest.mark.parametrize("processes", [1, 2])
-def test_a_sharded_run_goes_on_exactly_in_as_many_processes_as_one_likes(tiny, tmp_path, two_processes, processes):
+def test_any_number_of_processes_goes_on_from_a_sharded_checkpoint_exactly(tiny, tmp_path, two_processes, processes):
     whole, half = (open_data(tiny, tmp_path, BATCH // n) for n in (1, 2))
     first, second, expected = (tmp_path / f"{name}.ckpt" for name in ("first", "second", "expected"))
     fit(whole, DEEPFM, ROWWISE, expected)

@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -24,6 +25,8 @@ from recsys.layers.mlp import MLP
 from recsys.models.objectives import Logistic, Objective, SquaredError
 from recsys.optimizers import TABLES, coalesce
 from recsys.schema import FeatureSchema
+
+log = logging.getLogger(__name__)
 
 Schedule = Literal["constant", "linear", "cosine"]
 CLASS_KEY = "recsys_model"
@@ -163,9 +166,11 @@ class Recommender(pl.LightningModule):
 
     def compile_layers(self) -> None:
         """Compile the fully connected layers in place (`torch.compile`); weights keep their names in checkpoints."""
-        for module in self.modules():
-            if isinstance(module, MLP):
-                module.compile()
+        layers = [module for module in self.modules() if isinstance(module, MLP) and len(module)]
+        if not layers:
+            log.warning("`compile` is ignored: %s has no fully connected layers", type(self).__name__)
+        for module in layers:
+            module.compile()
 
     def start_from(self, models: Sequence["Recommender"]) -> None:  # noqa: ARG002 - for models that can
         """Start from trained models instead of random weights. Raises ValueError where they do not fit."""

@@ -14,10 +14,12 @@ def run(graph: GraphBuilder, outputs: dict, **inputs: np.ndarray) -> list[np.nda
     return session.run(list(outputs), inputs)
 
 
-@pytest.fixture(params=[(1, 1, 1.0), (5, 9, 0.3), (40, 300, 0.1), (30, 7, 0.9)], ids=str)
+@pytest.fixture(params=[(1, 1, 1.0), (5, 9, 0.3), (40, 300, 0.1), (30, 7, 0.9), (4, 4, 0)], ids=str)
 def table(request) -> csr_array:
     """Random entries from 1 to 2, rows 0 and the last but one empty, columns in no order."""
     rows, columns, density = request.param
+    if not density:
+        return csr_array((rows, columns))
     rng = np.random.default_rng(0)
     dense = random_array((rows, columns), density=density, rng=rng).toarray()
     dense += dense > 0
