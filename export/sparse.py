@@ -17,6 +17,7 @@ class Rows:
 
     def __init__(self, graph: GraphBuilder, name: str, table: csr_array) -> None:
         self.graph, self.name, self.table = graph, name, table
+        self.column_N, self.value_N = _entries(table)
 
     def places(self, row_B1: Var) -> tuple[Var, Var]:
         """Where the entries of some rows lie, int64 (B, L), and which of these there are: at least one column."""
@@ -30,12 +31,19 @@ class Rows:
 
     def columns(self, place_BL: Var) -> Var:
         """The columns of the entries at some places, int64."""
-        index_N = self.graph.weight(f"{self.name}/columns", self.table.indices.astype("int32"))
+        index_N = self.graph.weight(f"{self.name}/columns", self.column_N)
         return op.cast(elements(index_N, place_BL), to=np.int64)
 
     def values(self, place_BL: Var) -> Var:
         """The values of the entries at some places, float32."""
-        return elements(self.graph.weight(f"{self.name}/values", self.table.data.astype("float32")), place_BL)
+        return elements(self.graph.weight(f"{self.name}/values", self.value_N), place_BL)
+
+
+def _entries(table: csr_array) -> tuple[np.ndarray, np.ndarray]:
+    """Columns, int32 (N,), and values, float32 (N,); one that no row has where there are none to look into."""
+    if not table.nnz:
+        return np.full(1, -1, dtype="int32"), np.zeros(1, dtype="float32")
+    return table.indices.astype("int32"), table.data.astype("float32")
 
 
 class Entries:
@@ -43,9 +51,7 @@ class Entries:
 
     def __init__(self, graph: GraphBuilder, name: str, table: csr_array) -> None:
         self.graph, self.name, self.table = graph, name, table.sorted_indices()
-        spare = not self.table.nnz  # a cell that no row has, for a vector without any cannot be looked into
-        self.column_N = np.full(1, -1, dtype="int32") if spare else self.table.indices.astype("int32")
-        self.value_N = np.zeros(1, dtype="float32") if spare else self.table.data.astype("float32")
+        self.column_N, self.value_N = _entries(self.table)
 
     def find(self, row: Var, column: Var) -> tuple[Var, Var]:
         """The places of entries among all, int64 of the shape of both, and whether they are there.
