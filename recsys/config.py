@@ -236,14 +236,16 @@ def _check_optimizer(cfg: DictConfig, model: Recommender) -> None:
 
 
 def checkpoint_config(path: str | Path) -> DictConfig:
-    """The configuration that a checkpoint was trained with.
+    """The configuration that a checkpoint was trained with; options that are younger than it have today's defaults.
 
     Raises FileNotFoundError, or ValueError when the file holds none.
     """
     content = read_checkpoint(path)
     if CONFIG_KEY not in content:
         raise ValueError(f"{str(path)!r} holds no configuration; it was not written by scripts/train.py.")
-    return OmegaConf.create(content[CONFIG_KEY])
+    today: Any = OmegaConf.load(Path(__file__).resolve().parents[1] / "configs" / "train.yaml")
+    defaults = OmegaConf.masked_copy(today, [key for key in today if key not in ("defaults", "hydra")])
+    return OmegaConf.merge(defaults, content[CONFIG_KEY])  # type: ignore[return-value]
 
 
 def load(checkpoint: str | Path) -> Recommender | Fitted:
