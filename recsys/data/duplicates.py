@@ -46,7 +46,7 @@ def _bits(values: pd.Series) -> np.ndarray:
         number = values.to_numpy("float64", na_value=0.0) + 0.0  # which makes -0 a 0
         bits = number.view("uint64").copy()
     else:
-        whole = values.fillna(0).to_numpy("uint64" if "uint64" in str(values.dtype) else "int64")
+        whole = values.to_numpy("uint64" if "uint64" in str(values.dtype) else "int64", na_value=0)
         number = whole.astype("float64")
         bits = number.view("uint64") ^ (whole.view("uint64") - number.astype("int64").view("uint64"))
     bits[missing] = _MISSING

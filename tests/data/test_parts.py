@@ -95,7 +95,10 @@ def test_parts_make_the_store_of_the_whole(tmp_path, monkeypatch, parquet, dupli
 
 
 def test_typed_columns_of_parquet(tmp_path, monkeypatch):
-    """Floats that are whole at first, integers, truths, days, moments and lists."""
+    """Floats that are whole at first, integers, truths, days, moments and lists.
+
+    Bug: a missing truth ended in a pandas traceback.
+    """
     rng = np.random.default_rng(0)
     frame = draw(2)
     count = len(frame)
@@ -104,13 +107,13 @@ def test_typed_columns_of_parquet(tmp_path, monkeypatch):
             "user": frame["user"].astype("category"),
             "item": rng.integers(0, 5, count),
             "at": pd.to_datetime(rng.integers(0, 10**6, count), unit="s"),
-            "bought": pa.array(rng.random(count) < 0.4),
+            "bought": pa.array(rng.random(count) < 0.4, mask=np.arange(count) % 9 == 1),
             "word": np.append(np.arange(60.0), rng.random(count - 60)),
             "code": pa.array(rng.integers(0, 3, count), mask=np.arange(count) < 40),
             "name": pa.array(rng.integers(10**4, 10**4 + 5, count).astype("int32"), pa.int32()).cast(pa.date32()),
             "size": pa.array(rng.integers(0, 9, count).astype("uint64")),
             "cost": rng.random(count).astype("float32"),
-            "step": pa.array(rng.random(count) < 0.5),
+            "step": pa.array(rng.random(count) < 0.5, mask=np.arange(count) % 7 == 1),
             "tags": [list(map(str, range(n))) for n in rng.integers(0, 4, count)],
             "marks": [list(range(n)) for n in rng.integers(0, 4, count)],
             "must": pa.array(frame["must"].where(frame["must"] != "", None)).cast(pa.large_binary()),
@@ -155,6 +158,20 @@ def test_a_column_is_refused_by_all_its_rows(tmp_path, monkeypatch):
         store_of(declare(tmp_path / "table.csv"), tmp_path, monkeypatch, 10)
 
 
+@pytest.mark.parametrize("tagged", [None, 0])
+def test_no_row_in_use_has_a_tag(tmp_path, tagged):
+    """Bugs: tracebacks where no row has a tag, and where only rows have some that cleaning drops."""
+    tags = pa.array([["x"] if row == tagged else [] for row in range(4)], pa.list_(pa.string()))
+    table = pa.table({"user": [None, 1, 2, 3], "item": [1, 2, 3, 4], "bought": [1, 0, 1, 0], "tags": tags})
+    pq.write_table(table, tmp_path / "t.parquet")
+    columns = {"tags": {"role": "scene", "kind": "tags"}, "item": {"role": "item", "kind": "category"}}
+    mapping = declare(tmp_path / "t.parquet", columns=columns, time=None, history=None)
+    spec = DataSpec.parse(mapping)
+    found = events.load_events(spec.tables, spec.schema)
+    assert found.scene["tags"].isna().tolist() == [True] * 3
+    assert [e["rows"] for e in found.report.entries if e["column"] == "tags"] == [3]
+
+
 def test_nothing_is_left_beside_the_store(tiny, tmp_path):
     data = DataModule(DataSpec.parse(tiny), cache=tmp_path / "cache")
     data.prepare_data()
@@ -183,4 +200,6 @@ def test_rows_are_equal_where_their_hashes_are(rows):
     table = pa.table({"t": pa.array(text, pa.string()), "n": frame["n"].to_numpy(), "i": pa.array(integer, pa.int64())})
     hashes = pd.DataFrame(row_hashes(table))
     assert hashes.duplicated().tolist() == frame.duplicated().tolist()
-    assert hashes.drop_duplicates()[0].is_unique, "either half alone tells rows apart"
+    halves = hashes.drop_duplicates()
+    assert halves[0].is_unique, "the first half alone tells rows apart"
+    assert halves[1].is_unique, "the second half alone tells rows apart"
