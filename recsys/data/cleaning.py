@@ -137,8 +137,8 @@ def _clean_key(
     rows: pd.DataFrame, raw: Raw, table: str, part: str, name: str, schema: FeatureSchema, report: CleaningReport
 ) -> tuple[pd.DataFrame, pd.Series]:
     """Rows with a user (or item), and all users; missing ones are filled where the column says so."""
-    coded = _coded(raw.at(name, rows.index))
-    typed, code_R = as_category(coded.values), coded.code_R
+    coded = _typed(_coded(raw.at(name, rows.index)))
+    typed, code_R = coded.values, coded.code_R
     fill = next((c.fill for c in schema.columns if c.name == name), None)
     if fill is not None:
         report.add(table, name, "missing value", int((code_R < 0).sum()), "filled")
@@ -146,6 +146,15 @@ def _clean_key(
         typed, code_R = filled.values, filled.code_R[code_R]
     rows = rows.assign(**{part: code_R})
     return drop_rows(rows, code_R < 0, report, table, name, "missing value"), typed
+
+
+def _typed(coded: Coded) -> Coded:
+    """The identifiers that rows have, typed by these alone; those that typing made equal share a code."""
+    used = coded.counts > 0
+    again = Coded.of(as_category(coded.values[used].reset_index(drop=True)))
+    place = np.full(len(used) + 1, -1, dtype="int32")
+    place[:-1][used] = again.code_R
+    return Coded(again.values, place[coded.code_R])
 
 
 def with_missing(typed: pd.Series) -> pd.Series:

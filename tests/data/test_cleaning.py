@@ -89,6 +89,20 @@ def test_rows_without_user_item_or_label(load):
     assert events.label_E.tolist() == [1.0, 0.0, 1.0]
 
 
+def test_items_of_dropped_rows_say_nothing_about_the_others(load):
+    """Bug: the item of a row without a user made all items texts."""
+    events = load(behaviour="user,item,label\n1,1,1\n2,2,0\n,total,1\n")
+    assert events.items["item"].tolist() == [1, 2]
+
+
+@pytest.mark.parametrize(("cells", "shown"), [(("", ""), "none"), (("", "s9"), "'s9'")])
+def test_no_row_has_a_known_scene(load, cells, shown):
+    """Bugs: an IndexError where no row has a scene, and the last one as the example of a missing one."""
+    rows = "".join(f"{user},i1,{cell},1\n" for user, cell in enumerate(cells))
+    with pytest.raises(ValueError, match=f"has a scene that table `scenes` knows: behaviour has {shown}, scenes has"):
+        load(behaviour=f"user,item,scene,label\n{rows}", scenes=SCENES)
+
+
 def test_missing_users_can_be_filled(load):
     """Bug: `fill` of a key column was ignored."""
     columns = {"user": {"role": "user", "kind": "category", "fill": "guest"}}

@@ -136,6 +136,19 @@ def test_files_of_different_types(tmp_path, monkeypatch):
     assert store_of(mapping, tmp_path, monkeypatch, 9) == store_of(mapping, tmp_path, monkeypatch, 10**6)
 
 
+@pytest.mark.parametrize(("duplicates", "kept"), [("keep", [5, 5, 6]), ("pairs", [5, 6])])
+def test_keys_that_two_files_write_differently_are_one(tmp_path, duplicates, kept):
+    """Bug: 5 of one file and "5" of the other kept two codes, and both rows of the pair."""
+    paths = [str(tmp_path / f"{number}.parquet") for number in range(2)]
+    pq.write_table(pa.table({"user": [5], "item": [1], "bought": [1]}), paths[0])
+    pq.write_table(pa.table({"user": ["5", "6"], "item": [1, 1], "bought": [0, 1]}), paths[1])
+    mapping = declare(tmp_path, columns={"item": {"role": "item", "kind": "category"}}, time=None, history=None)
+    mapping["tables"]["behaviour"] = {"path": paths, "duplicates": duplicates}
+    spec = DataSpec.parse(mapping)
+    found = events.load_events(spec.tables, spec.schema)
+    assert found.users["user"][found.user_E].tolist() == kept
+
+
 def test_other_tables_are_joined_to_parts(tiny, tmp_path, monkeypatch):
     pd.DataFrame({"device": ["desk"], "place": ["home"]}).to_csv(tmp_path / "scenes.csv", index=False)
     tiny["tables"]["scenes"] = {"path": str(tmp_path / "scenes.csv"), "key": "device", "unknown": "keep"}
