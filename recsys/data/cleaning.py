@@ -7,9 +7,9 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from recsys.data.coded import Coded
+from recsys.data.duplicates import list_texts
 from recsys.data.tables import (
     Table,
     as_category,
@@ -124,9 +124,7 @@ def _first_of_pairs(rows: pd.DataFrame, table: str, columns: Mapping[str, str], 
 def _hashable(frame: pd.DataFrame) -> pd.DataFrame:
     """Lists as texts, for the search for duplicates."""
     texts = {
-        str(name): pc.binary_join(pa.array(values).cast(pa.list_(pa.string())), "\x1f")
-        .to_pandas()
-        .set_axis(frame.index)
+        str(name): list_texts(pa.chunked_array(pa.array(values)).combine_chunks()).to_pandas().set_axis(frame.index)
         for name, values in frame.items()
         if isinstance(values.dtype, pd.ArrowDtype) and is_list(values.dtype.pyarrow_dtype)
     }

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recsys.data.cleaning import CleaningReport, clean_column, clean_entities
+from recsys.data.cleaning import CleaningReport, Raw, clean_column, clean_entities
 from recsys.data.events import load_events
 from recsys.data.module import DataSpec
-from recsys.data.tables import TableSet
+from recsys.data.tables import Table, TableSet, to_pandas
 from recsys.declare import declare
 from recsys.schema import Column, FeatureSchema
 
@@ -75,6 +75,13 @@ def test_rows_that_differ_only_in_tags_are_no_duplicates(tmp_path, kind):
     events = load_events(declare(TableSet, {"behaviour": {"path": str(path)}}, "tables"), FeatureSchema.parse(schema))
     assert entries(events, "dropped") == {("behaviour", "(all columns read)", "duplicate row"): 1}
     assert [[] if cell is pd.NA else list(cell) for cell in events.scene["tags"]] == [["a"], ["a", "b"], []]
+
+
+def test_equal_rows_of_a_table_in_memory():
+    """Bug: lists with a missing element were all equal."""
+    cells = pa.chunked_array([[["x", None], ["y", None]], [["x", None], [], [""], None]], pa.list_(pa.string()))
+    frame = to_pandas(pa.table({"user": [1] * 6, "friends": cells}))[::-1]
+    assert Raw.of(frame, Table(path="t.csv"), ["user"]).repeated.tolist() == [False] * 5 + [True]
 
 
 def test_rows_without_user_item_or_label(load):

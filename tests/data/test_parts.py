@@ -216,3 +216,24 @@ def test_rows_are_equal_where_their_hashes_are(rows):
     halves = hashes.drop_duplicates()
     assert halves[0].is_unique, "the first half alone tells rows apart"
     assert halves[1].is_unique, "the second half alone tells rows apart"
+
+
+tags = st.one_of(st.none(), st.lists(st.one_of(st.none(), st.sampled_from(["", "a", "b", "ab"])), max_size=3))
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(tags, min_size=1, max_size=12), st.sampled_from([pa.list_(pa.string()), pa.large_list(pa.string())]))
+def test_lists_are_equal_where_their_hashes_are(lists, kind):
+    """Bug: all lists with a missing element were taken for equal, and [] for [""]."""
+    hashes = pd.DataFrame(row_hashes(pa.table({"tags": pa.array(lists, kind)})))
+    assert hashes.duplicated().tolist() == [cell in lists[:at] for at, cell in enumerate(lists)]
+
+
+def test_moments_of_two_units_have_one_hash():
+    """Bug: the same moment in milliseconds and in microseconds was not a duplicate."""
+    moments = pa.array([None, 0, 1, -5, 10**9, 253_402_300_799], pa.timestamp("s"))
+    hashes = [row_hashes(pa.table({"at": moments.cast(pa.timestamp(unit))})) for unit in ("s", "ms", "us")]
+    hashes += [row_hashes(pa.table({"at": moments[:5].cast(pa.timestamp("ns", "UTC"))}))]
+    assert len(np.unique(hashes[0][:, 0])) == len(moments)
+    for other in hashes[1:]:
+        np.testing.assert_array_equal(other, hashes[0][: len(other)])
