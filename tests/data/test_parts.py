@@ -17,6 +17,7 @@ from recsys.data import events, tables
 from recsys.data.coded import encode_cells, unify
 from recsys.data.duplicates import row_hashes
 from recsys.data.module import DataModule, DataSpec
+from recsys.data.parts import Need, Reading, read_parts
 
 WORDS = ["a", "b", "7", "07", "-3", "12", "", "zürich"]
 KINDS = {
@@ -189,6 +190,14 @@ def test_nothing_is_left_beside_the_store(tiny, tmp_path):
     data = DataModule(DataSpec.parse(tiny), cache=tmp_path / "cache")
     data.prepare_data()
     assert [path.name for path in (tmp_path / "cache").iterdir()] == [data.folder.name]
+
+
+def test_a_part_is_written_over_that_of_a_worker_that_died(tmp_path):
+    """Bug: the work that Ray gives out again ended in a FileExistsError."""
+    needs = [Need("word", "code")]
+    list(read_parts([pa.table({"word": ["lost"]})], needs, tmp_path / "00000", True, 1))
+    parts = list(read_parts([pa.table({"word": ["b", "a", "b"]})], needs, tmp_path / "00000", True, 1))
+    assert Reading(tuple(needs), parts).column("word", "code").code_R.tolist() == [0, 1, 0]
 
 
 cell = st.one_of(st.none(), st.sampled_from(["a", "b", "c"]))
