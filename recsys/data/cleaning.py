@@ -124,7 +124,7 @@ def _first_of_pairs(rows: pd.DataFrame, table: str, columns: Mapping[str, str], 
 def _hashable(frame: pd.DataFrame) -> pd.DataFrame:
     """Lists as texts, for the search for duplicates."""
     texts = {
-        str(name): list_texts(pa.chunked_array(pa.array(values)).combine_chunks()).to_pandas().set_axis(frame.index)
+        str(name): list_texts(pa.array(values)).to_pandas().set_axis(frame.index)
         for name, values in frame.items()
         if isinstance(values.dtype, pd.ArrowDtype) and is_list(values.dtype.pyarrow_dtype)
     }

@@ -23,8 +23,9 @@ def row_hashes(batch: pa.Table) -> np.ndarray:
     return found.T.copy()
 
 
-def list_texts(lists: pa.Array) -> pa.Array:
+def list_texts(lists: pa.Array | pa.ChunkedArray) -> pa.Array:
     """Each list as a text, equal where the lists are: a mark ends a value, another stands for a missing one."""
+    lists = lists.combine_chunks() if isinstance(lists, pa.ChunkedArray) else lists
     lists = lists.cast(pa.list_(pa.string()))
     texts = pc.coalesce(pc.binary_join_element_wise(lists.flatten(), "\x1f", ""), "\x1e")
     counts = pc.fill_null(pc.list_value_length(lists), 0).to_numpy()
@@ -34,7 +35,7 @@ def list_texts(lists: pa.Array) -> pa.Array:
 
 def _cell_hashes(cells: pa.ChunkedArray) -> list[np.ndarray]:
     if is_list(cells.type):
-        cells = pa.chunked_array([list_texts(cells.combine_chunks())])
+        cells = pa.chunked_array([list_texts(cells)])
     kind = cells.type.value_type if pa.types.is_dictionary(cells.type) else cells.type
     if is_text(kind) or pa.types.is_binary(kind):
         values, code = encode_cells(cells)

@@ -18,6 +18,7 @@ from recsys.data.tables import (
     Table,
     TableSet,
     as_category,
+    check_columns,
     column_names,
     distinct,
     empty_table,
@@ -156,6 +157,7 @@ def _read_behaviour(plan: _Plan, scratch: Path, workers: Workers) -> Reading:
         batches = read_batches(piece[1], "behaviour", wanted, rows)
         return read_parts(batches, needs, scratch / f"{piece[0]:05}", hashed, threads)
 
+    check_columns(table, "behaviour", wanted)
     parts = workers.read(read, list(enumerate(table.apart())))
     found = list(counted(in_a_row(parts), lambda part: part.rows, "reading", row_count(table)))
     if not found:
