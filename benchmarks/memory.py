@@ -32,8 +32,7 @@ Row = tuple[str, str, str]
 def measure_memory(folder: Path, rows: int = ROWS) -> list[Row]:
     """Peaks of a child process, above what it holds once everything is imported."""
     path = folder / f"clicks-{rows}.parquet"
-    if not path.exists():
-        write_clicks(path, rows)
+    write_clicks(path, rows)
     command = [sys.executable, "-m", "benchmarks.memory", str(path), str(folder)]
     root = Path(__file__).resolve().parents[1]
     found = json.loads(subprocess.run(command, cwd=root, check=True, stdout=subprocess.PIPE).stdout.splitlines()[-1])
@@ -88,10 +87,12 @@ class Peak:
         watch = threading.Thread(target=self._watch)
         watch.start()
         started = time.perf_counter()
-        work()
-        seconds = time.perf_counter() - started
-        self.done = True
-        watch.join()
+        try:
+            work()
+        finally:
+            seconds = time.perf_counter() - started
+            self.done = True
+            watch.join()
         return self.most, seconds
 
     def _watch(self) -> None:

@@ -2,6 +2,7 @@
 
 import runpy
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -31,3 +32,13 @@ def test_rows_per_second_count_every_row_of_whole_epochs_after_a_warm_up(monkeyp
     monkeypatch.setattr("time.perf_counter", lambda: clock[0])
     assert gpu.rows_per_second(step, [[0] * 30, [0] * 10], torch.device("cpu")) == (30 + 10) / (2 * 2.0)
     assert len(steps) == 2 * (gpu.EPOCHS + 1)
+
+
+def test_the_peak_of_work_that_fails_is_not_waited_for(monkeypatch):
+    """Bug: the process that measures went on for ever."""
+    monkeypatch.syspath_prepend(str(ROOT))
+    from benchmarks.memory import Peak
+
+    with pytest.raises(ZeroDivisionError):
+        Peak().of(lambda: 1 / 0)
+    assert not [thread for thread in threading.enumerate() if "_watch" in thread.name]

@@ -7,9 +7,9 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from recsys.data.coded import Coded
+from recsys.data.duplicates import list_texts
 from recsys.data.tables import (
     Table,
     as_category,
@@ -124,9 +124,7 @@ def _first_of_pairs(rows: pd.DataFrame, table: str, columns: Mapping[str, str], 
 def _hashable(frame: pd.DataFrame) -> pd.DataFrame:
     """Lists as texts, for the search for duplicates."""
     texts = {
-        str(name): pc.binary_join(pa.array(values).cast(pa.list_(pa.string())), "\x1f")
-        .to_pandas()
-        .set_axis(frame.index)
+        str(name): list_texts(pa.array(values)).to_pandas().set_axis(frame.index)
         for name, values in frame.items()
         if isinstance(values.dtype, pd.ArrowDtype) and is_list(values.dtype.pyarrow_dtype)
     }
@@ -137,8 +135,8 @@ def _clean_key(
     rows: pd.DataFrame, raw: Raw, table: str, part: str, name: str, schema: FeatureSchema, report: CleaningReport
 ) -> tuple[pd.DataFrame, pd.Series]:
     """Rows with a user (or item), and all users; missing ones are filled where the column says so."""
-    coded = _coded(raw.at(name, rows.index))
-    typed, code_R = as_category(coded.values), coded.code_R
+    coded = _typed(_coded(raw.at(name, rows.index)))
+    typed, code_R = coded.values, coded.code_R
     fill = next((c.fill for c in schema.columns if c.name == name), None)
     if fill is not None:
         report.add(table, name, "missing value", int((code_R < 0).sum()), "filled")
@@ -146,6 +144,15 @@ def _clean_key(
         typed, code_R = filled.values, filled.code_R[code_R]
     rows = rows.assign(**{part: code_R})
     return drop_rows(rows, code_R < 0, report, table, name, "missing value"), typed
+
+
+def _typed(coded: Coded) -> Coded:
+    """The identifiers that rows have, typed by these alone; those that typing made equal share a code."""
+    used = coded.counts > 0
+    again = Coded.of(as_category(coded.values[used].reset_index(drop=True)))
+    place = np.full(len(used) + 1, -1, dtype="int32")
+    place[:-1][used] = again.code_R
+    return Coded(again.values, place[coded.code_R])
 
 
 def with_missing(typed: pd.Series) -> pd.Series:

@@ -10,6 +10,7 @@ from recsys.data.tables import is_list, is_text, to_pandas
 
 _KEYS = ("recsys rows, one", "recsys rows, two")  # of the hash of texts, 16 characters each
 _ODD = (np.uint64(0x9E3779B97F4A7C15), np.uint64(0xC2B2AE3D27D4EB4F))
+_NANOSECONDS = {unit: np.uint64(10**power) for unit, power in (("s", 9), ("ms", 6), ("us", 3), ("ns", 0))}
 _MISSING = np.uint64(0xA5A5A5A5A5A5A5A5)
 
 
@@ -22,9 +23,19 @@ def row_hashes(batch: pa.Table) -> np.ndarray:
     return found.T.copy()
 
 
+def list_texts(lists: pa.Array | pa.ChunkedArray) -> pa.Array:
+    """Each list as a text, equal where the lists are: a mark ends a value, another stands for a missing one."""
+    lists = lists.combine_chunks() if isinstance(lists, pa.ChunkedArray) else lists
+    lists = lists.cast(pa.list_(pa.string()))
+    texts = pc.coalesce(pc.binary_join_element_wise(lists.flatten(), "\x1f", ""), "\x1e")
+    counts = pc.fill_null(pc.list_value_length(lists), 0).to_numpy()
+    offsets = pa.array(np.append(0, np.cumsum(counts)), pa.int32())
+    return pc.binary_join(pa.ListArray.from_arrays(offsets, texts, mask=lists.is_null()), "")
+
+
 def _cell_hashes(cells: pa.ChunkedArray) -> list[np.ndarray]:
     if is_list(cells.type):
-        cells = pc.binary_join(cells.cast(pa.list_(pa.string())), "\x1f")
+        cells = pa.chunked_array([list_texts(cells)])
     kind = cells.type.value_type if pa.types.is_dictionary(cells.type) else cells.type
     if is_text(kind) or pa.types.is_binary(kind):
         values, code = encode_cells(cells)
@@ -38,15 +49,15 @@ def _cell_hashes(cells: pa.ChunkedArray) -> list[np.ndarray]:
 
 
 def _bits(values: pd.Series) -> np.ndarray:
-    """Numbers, truths and moments as 64 bits; integers and floats of one value alike."""
-    if pd.api.types.is_datetime64_any_dtype(values):
-        return values.astype("int64").to_numpy().view("uint64")
+    """Numbers, truths and moments as 64 bits; integers and floats of one value alike, moments of any unit too."""
     missing = values.isna().to_numpy()
-    if pd.api.types.is_float_dtype(values):
+    if pd.api.types.is_datetime64_any_dtype(values):
+        bits = values.astype("int64").to_numpy().view("uint64") * _NANOSECONDS[values.dt.unit]
+    elif pd.api.types.is_float_dtype(values):
         number = values.to_numpy("float64", na_value=0.0) + 0.0  # which makes -0 a 0
         bits = number.view("uint64").copy()
     else:
-        whole = values.fillna(0).to_numpy("uint64" if "uint64" in str(values.dtype) else "int64")
+        whole = values.to_numpy("uint64" if "uint64" in str(values.dtype) else "int64", na_value=0)
         number = whole.astype("float64")
         bits = number.view("uint64") ^ (whole.view("uint64") - number.astype("int64").view("uint64"))
     bits[missing] = _MISSING

@@ -18,6 +18,7 @@ from recsys.data.tables import (
     Table,
     TableSet,
     as_category,
+    check_columns,
     column_names,
     distinct,
     empty_table,
@@ -156,6 +157,7 @@ def _read_behaviour(plan: _Plan, scratch: Path, workers: Workers) -> Reading:
         batches = read_batches(piece[1], "behaviour", wanted, rows)
         return read_parts(batches, needs, scratch / f"{piece[0]:05}", hashed, threads)
 
+    check_columns(table, "behaviour", wanted)
     parts = workers.read(read, list(enumerate(table.apart())))
     found = list(counted(in_a_row(parts), lambda part: part.rows, "reading", row_count(table)))
     if not found:
@@ -249,8 +251,9 @@ def _refuse_empty(rows: pd.DataFrame, report: CleaningReport) -> None:
 
 
 def _refuse_strangers(keys: pd.Series, code_E: np.ndarray, known: pd.Series, table: str) -> None:
-    if len(code_E) and (positions(keys, known) < 0)[code_E].all():
-        ours, theirs = (", ".join(map(repr, k.head(3).tolist())) for k in (keys.take(code_E[:3]), known))
+    if len(code_E) and np.append(positions(keys, known) < 0, True)[code_E].all():
+        shown = keys.take(code_E[code_E >= 0][:3])
+        ours, theirs = (", ".join(map(repr, k.head(3).tolist())) or "none" for k in (shown, known))
         raise ValueError(
             f"no row of table `behaviour` has a {table[:-1]} that table `{table}` knows: behaviour has {ours}, "
             f"{table} has {theirs}; check `tables.{table}.key`, `rename` and how the two write their ids."

@@ -74,8 +74,8 @@ class Part:
 
 
 def write_part(folder: Path, batch: pa.Table, needs: Sequence[Need], hashed: bool, pool: ThreadPoolExecutor) -> Part:
-    """Bring the columns of some rows into the forms that are needed."""
-    folder.mkdir()
+    """Bring the columns of some rows into the forms that are needed; over what a worker that died has written."""
+    folder.mkdir(exist_ok=True)
     part = Part(folder=folder, rows=len(batch))
     list(pool.map(lambda at: _write_column(part, str(at), needs[at], batch[needs[at].name]), range(len(needs))))
     if hashed:
@@ -159,7 +159,7 @@ def read_parts(
     batches: Iterable[pa.Table], needs: Sequence[Need], folder: Path, hashed: bool, threads: int
 ) -> Iterator[Part]:
     """Write a file of a table part by part into `folder`; `hashed` for the search for equal rows."""
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     with ThreadPoolExecutor(threads) as pool:
         for number, batch in enumerate(batches):
             yield write_part(folder / f"{number:05}", batch, needs, hashed, pool)

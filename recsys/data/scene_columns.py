@@ -73,13 +73,13 @@ def _tags(column: Column, reading: Reading, spans: Sequence[Span], report: Clean
     key = reading.key(column.name, "tags")
     values, places = reading.unified(key)
     used_N = np.zeros(len(values), dtype=bool)
-    raw = TagValues(reading, key, None, pa.array(range(len(values))), places)
+    raw = TagValues(reading, key, None, pa.array(np.arange(len(values))), places)
     missing = 0
     for span in spans:
         tags = raw.series(span)
         used_N[tags.explode().dropna().to_numpy("int64")] = True
         missing += int(tags.isna().sum())
     note_missing(column, TABLE, 0, missing, report)
-    typed = plain_integers(pa.array(values[used_N], pa.string()))
+    typed = plain_integers(pa.array(values[used_N].to_numpy(object), pa.string()))
     spread = typed.take(pa.array(np.cumsum(used_N) - 1, mask=~used_N))
     return TagValues(reading, key, column.fill, spread, places)

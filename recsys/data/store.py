@@ -193,7 +193,10 @@ def _places(schema: FeatureSchema, side: Side, role: Role) -> list[tuple[Column,
 def write_scene(
     draft: Path, schema: FeatureSchema, encoders: Encoders, scene: Scene, workers: Workers = THREADS
 ) -> None:
-    """Encode the scene columns span by span into memory-mapped arrays."""
+    """Encode the scene columns span by span into files of arrays.
+
+    Each span writes its own bytes: pages that two machines map would hold rows of both, and the later one would win.
+    """
     rows = scene.spans[-1].stop
 
     def create(name: str, shape: tuple[int, int], dtype: str) -> np.ndarray:
@@ -202,22 +205,32 @@ def write_scene(
             return np.empty(shape, dtype)
         return np.lib.format.open_memmap(draft / f"{name}.npy", mode="w+", shape=shape, dtype=dtype)
 
-    def open_again(name: str, shape: tuple[int, int], dtype: str) -> np.ndarray:
-        return np.load(draft / f"{name}.npy", mmap_mode="r+") if all(shape) else np.empty(shape, dtype)
-
     def prepare(column: Column) -> Callable[[Span], np.ndarray]:
         return columns[column.name].encoded(partial(_encode, schema, encoders, column))
 
     def encode(span: Span) -> int:
-        side = _empty_side(schema, "scene", rows, open_again)
+        count = span.stop - span.start
+        side = _empty_side(schema, "scene", count, lambda _, shape, dtype: np.empty(shape, dtype))
         for (_, place), encoded in zip(_places(schema, side, "scene"), prepared, strict=True):
-            place[span.start : span.stop] = encoded(span)
-        return span.stop - span.start
+            place[:] = encoded(span)
+        named = {"ids": side.ids, "numbers": side.numbers} | {f"tags.{n}": a for n, a in side.tags.items()}
+        for name, array in named.items():
+            _write_rows(draft / f"scene.{name}.npy", span.start, array)
+        return count
 
     columns = scene.columns
-    places = _places(schema, _empty_side(schema, "scene", rows, create), "scene")
-    prepared = list(THREADS.map(prepare, [column for column, _ in places]))
+    order = [column for column, _ in _places(schema, _empty_side(schema, "scene", rows, create), "scene")]
+    prepared = list(THREADS.map(prepare, order))
     list(counted(workers.map(encode, scene.spans), int, "encoding", rows))
+
+
+def _write_rows(path: Path, start: int, array_SX: np.ndarray) -> None:
+    """Write rows, from `start` on, over those of an array in a file."""
+    if array_SX.nbytes:
+        offset = np.load(path, mmap_mode="r").offset
+        with path.open("r+b") as file:
+            file.seek(offset + start * array_SX[0].nbytes)
+            file.write(array_SX.data)
 
 
 def write_store(

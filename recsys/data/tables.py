@@ -161,6 +161,14 @@ def column_names(table: Table, name: str) -> list[str]:
     return [*names, *table.extracted]
 
 
+def check_columns(table: Table, name: str, wanted: Collection[str]) -> None:
+    """Raise ValueError for a wanted column that the table lacks."""
+    available = column_names(table, name)
+    for column in wanted:
+        if column != SPLIT_COLUMN and column not in available:
+            raise ValueError(f"table `{name}` has no column {column!r}: {nearest(column, available)}")
+
+
 def row_count(table: Table) -> int | None:
     """The rows of all files, where they say it without being read, as Parquet does."""
     if any(path.suffix != ".parquet" for path in table.files):
@@ -173,6 +181,7 @@ def read_table(table: Table, name: str, wanted: Collection[str]) -> pd.DataFrame
 
     Raises ValueError for a missing column, an empty table or a row that does not parse.
     """
+    check_columns(table, name, wanted)
     frames = [to_pandas(batch) for batch in read_batches(table, name, wanted)]
     if not frames:
         raise empty_table(table, name)
@@ -182,14 +191,11 @@ def read_table(table: Table, name: str, wanted: Collection[str]) -> pd.DataFrame
 def read_batches(table: Table, name: str, wanted: Collection[str], rows: int | None = None) -> Iterator[pa.Table]:
     """The `wanted` columns of a table in pieces of about `rows` rows, or file by file, none empty.
 
+    `check_columns` comes before it, once for all files of the table.
     `SPLIT_COLUMN` may be wanted of a table with one file per split: the split of each row's file. Only the piece at
     hand is in memory, but for texts inside `.zip` files or with a separator of several characters: such a file is.
     """
-    available = column_names(table, name)
     columns = [column for column in wanted if column != SPLIT_COLUMN]
-    for column in columns:
-        if column not in available:
-            raise ValueError(f"table `{name}` has no column {column!r}: {nearest(column, available)}")
     splits = list(table.path) if SPLIT_COLUMN in wanted else [None] * len(table.files)
     for path, split in zip(table.files, splits, strict=True):
         for batch in _read_columns(table, name, path, columns, rows):

@@ -56,13 +56,19 @@ class RayData:
 
         ray.init(ignore_reinit_error=True, log_to_driver=False)
         ray.data.DataContext.get_current().enable_progress_bars = False
-        shared = ray.put(cloudpickle.dumps(work))
+        shared = ray.put(work)  # its arrays are read where they lie, not copied for each piece
 
         def apply(row: dict[str, Any]) -> dict[str, Any]:
-            work = cloudpickle.loads(ray.get(shared))
-            return {"place": row["place"], "result": cloudpickle.dumps(work(cloudpickle.loads(row["piece"])))}
+            try:
+                result: Any = ray.get(shared)(cloudpickle.loads(row["piece"]))
+            except (ValueError, OSError) as error:  # the user's; raised there, it would be one of Ray's
+                result = error
+            return {"place": row["place"], "result": cloudpickle.dumps(result)}
 
         rows = [{"place": place, "piece": cloudpickle.dumps(piece)} for place, piece in enumerate(pieces)]
         done = ray.data.from_items(rows, override_num_blocks=len(rows)).map(apply).take_all()
         for row in sorted(done, key=lambda row: row["place"]):
-            yield cloudpickle.loads(row["result"])
+            result = cloudpickle.loads(row["result"])
+            if isinstance(result, (ValueError, OSError)):
+                raise result
+            yield result

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recsys.data.cleaning import CleaningReport, clean_column, clean_entities
+from recsys.data.cleaning import CleaningReport, Raw, clean_column, clean_entities
 from recsys.data.events import load_events
 from recsys.data.module import DataSpec
-from recsys.data.tables import TableSet
+from recsys.data.tables import Table, TableSet, to_pandas
 from recsys.declare import declare
 from recsys.schema import Column, FeatureSchema
 
@@ -77,6 +77,13 @@ def test_rows_that_differ_only_in_tags_are_no_duplicates(tmp_path, kind):
     assert [[] if cell is pd.NA else list(cell) for cell in events.scene["tags"]] == [["a"], ["a", "b"], []]
 
 
+def test_equal_rows_of_a_table_in_memory():
+    """Bug: lists with a missing element were all equal."""
+    cells = pa.chunked_array([[["x", None], ["y", None]], [["x", None], [], [""], None]], pa.list_(pa.string()))
+    frame = to_pandas(pa.table({"user": [1] * 6, "friends": cells}))[::-1]
+    assert Raw.of(frame, Table(path="t.csv"), ["user"]).repeated.tolist() == [False] * 5 + [True]
+
+
 def test_rows_without_user_item_or_label(load):
     events = load(behaviour="user,item,label\n1,i1,1\n,i1,1\n2,,1\n2,i2,\n2,i2,0\n,,\n1,i2,x\n1,i2,2\n1,i3,1\n")
     assert entries(events, "dropped") == {
@@ -87,6 +94,20 @@ def test_rows_without_user_item_or_label(load):
     }
     assert rows_of(events) == {"read": 9, "kept": 9 - 6}
     assert events.label_E.tolist() == [1.0, 0.0, 1.0]
+
+
+def test_items_of_dropped_rows_say_nothing_about_the_others(load):
+    """Bug: the item of a row without a user made all items texts."""
+    events = load(behaviour="user,item,label\n1,1,1\n2,2,0\n,total,1\n")
+    assert events.items["item"].tolist() == [1, 2]
+
+
+@pytest.mark.parametrize(("cells", "shown"), [(("", ""), "none"), (("", "s9"), "'s9'")])
+def test_no_row_has_a_known_scene(load, cells, shown):
+    """Bugs: an IndexError where no row has a scene, and the last one as the example of a missing one."""
+    rows = "".join(f"{user},i1,{cell},1\n" for user, cell in enumerate(cells))
+    with pytest.raises(ValueError, match=f"has a scene that table `scenes` knows: behaviour has {shown}, scenes has"):
+        load(behaviour=f"user,item,scene,label\n{rows}", scenes=SCENES)
 
 
 def test_missing_users_can_be_filled(load):

@@ -193,6 +193,20 @@ def test_oracle_and_files_per_split(tmp_path):
     assert events.split_E.tolist() == ["train", "test"]
 
 
+def test_columns_are_checked_once_for_all_files(tmp_path):
+    """Bugs: an error that named no file, and a `rename` of a column that is not read and only the first file has."""
+    paths = [str(tmp_path / f"{number}.csv") for number in range(2)]
+    pd.DataFrame({"user": [1], "item": [2], "b": [3]}).to_csv(paths[0], index=False)
+    pd.DataFrame({"user": [4], "item": [5]}).to_csv(paths[1], index=False)
+    columns = {"user": {"role": "user", "kind": "category"}}
+    about = {"user": "user", "item": "item", "label": {"kind": "implicit"}, "columns": columns}
+    tables = declare(TableSet, {"behaviour": {"path": paths, "rename": {"b": "z"}}}, "tables")
+    assert keys_of(load_events(tables, FeatureSchema.parse(about))) == [(1, 2), (4, 5)]
+    columns["z"] = CATEGORY
+    with pytest.raises(ValueError, match=r"table `behaviour`: file .*1\.csv has 0 columns called 'b', not one"):
+        load_events(tables, FeatureSchema.parse(about))
+
+
 def test_titles_stand_beside_the_items(load):
     behaviour = {"user": ["a"] * 5, "item": ["7", "x", "new", "8", "9"]}
     names = ["old", "Toy\n Story ", None, " ", "七"]

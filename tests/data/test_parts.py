@@ -17,6 +17,7 @@ from recsys.data import events, tables
 from recsys.data.coded import encode_cells, unify
 from recsys.data.duplicates import row_hashes
 from recsys.data.module import DataModule, DataSpec
+from recsys.data.parts import Need, Reading, read_parts
 
 WORDS = ["a", "b", "7", "07", "-3", "12", "", "zürich"]
 KINDS = {
@@ -95,7 +96,10 @@ def test_parts_make_the_store_of_the_whole(tmp_path, monkeypatch, parquet, dupli
 
 
 def test_typed_columns_of_parquet(tmp_path, monkeypatch):
-    """Floats that are whole at first, integers, truths, days, moments and lists."""
+    """Floats that are whole at first, integers, truths, days, moments and lists.
+
+    Bug: a missing truth ended in a pandas traceback.
+    """
     rng = np.random.default_rng(0)
     frame = draw(2)
     count = len(frame)
@@ -104,13 +108,13 @@ def test_typed_columns_of_parquet(tmp_path, monkeypatch):
             "user": frame["user"].astype("category"),
             "item": rng.integers(0, 5, count),
             "at": pd.to_datetime(rng.integers(0, 10**6, count), unit="s"),
-            "bought": pa.array(rng.random(count) < 0.4),
+            "bought": pa.array(rng.random(count) < 0.4, mask=np.arange(count) % 9 == 1),
             "word": np.append(np.arange(60.0), rng.random(count - 60)),
             "code": pa.array(rng.integers(0, 3, count), mask=np.arange(count) < 40),
             "name": pa.array(rng.integers(10**4, 10**4 + 5, count).astype("int32"), pa.int32()).cast(pa.date32()),
             "size": pa.array(rng.integers(0, 9, count).astype("uint64")),
             "cost": rng.random(count).astype("float32"),
-            "step": pa.array(rng.random(count) < 0.5),
+            "step": pa.array(rng.random(count) < 0.5, mask=np.arange(count) % 7 == 1),
             "tags": [list(map(str, range(n))) for n in rng.integers(0, 4, count)],
             "marks": [list(range(n)) for n in rng.integers(0, 4, count)],
             "must": pa.array(frame["must"].where(frame["must"] != "", None)).cast(pa.large_binary()),
@@ -131,6 +135,19 @@ def test_files_of_different_types(tmp_path, monkeypatch):
     mapping = declare(tmp_path / "1.parquet")
     mapping["tables"]["behaviour"]["path"] = [str(tmp_path / "1.parquet"), str(tmp_path / "2.parquet")]
     assert store_of(mapping, tmp_path, monkeypatch, 9) == store_of(mapping, tmp_path, monkeypatch, 10**6)
+
+
+@pytest.mark.parametrize(("duplicates", "kept"), [("keep", [5, 5, 6]), ("pairs", [5, 6])])
+def test_keys_that_two_files_write_differently_are_one(tmp_path, duplicates, kept):
+    """Bug: 5 of one file and "5" of the other kept two codes, and both rows of the pair."""
+    paths = [str(tmp_path / f"{number}.parquet") for number in range(2)]
+    pq.write_table(pa.table({"user": [5], "item": [1], "bought": [1]}), paths[0])
+    pq.write_table(pa.table({"user": ["5", "6"], "item": [1, 1], "bought": [0, 1]}), paths[1])
+    mapping = declare(tmp_path, columns={"item": {"role": "item", "kind": "category"}}, time=None, history=None)
+    mapping["tables"]["behaviour"] = {"path": paths, "duplicates": duplicates}
+    spec = DataSpec.parse(mapping)
+    found = events.load_events(spec.tables, spec.schema)
+    assert found.users["user"][found.user_E].tolist() == kept
 
 
 def test_other_tables_are_joined_to_parts(tiny, tmp_path, monkeypatch):
@@ -155,10 +172,32 @@ def test_a_column_is_refused_by_all_its_rows(tmp_path, monkeypatch):
         store_of(declare(tmp_path / "table.csv"), tmp_path, monkeypatch, 10)
 
 
+@pytest.mark.parametrize("tagged", [None, 0])
+def test_no_row_in_use_has_a_tag(tmp_path, tagged):
+    """Bugs: tracebacks where no row has a tag, and where only rows have some that cleaning drops."""
+    tags = pa.array([["x"] if row == tagged else [] for row in range(4)], pa.list_(pa.string()))
+    table = pa.table({"user": [None, 1, 2, 3], "item": [1, 2, 3, 4], "bought": [1, 0, 1, 0], "tags": tags})
+    pq.write_table(table, tmp_path / "t.parquet")
+    columns = {"tags": {"role": "scene", "kind": "tags"}, "item": {"role": "item", "kind": "category"}}
+    mapping = declare(tmp_path / "t.parquet", columns=columns, time=None, history=None)
+    spec = DataSpec.parse(mapping)
+    found = events.load_events(spec.tables, spec.schema)
+    assert found.scene["tags"].isna().tolist() == [True] * 3
+    assert [e["rows"] for e in found.report.entries if e["column"] == "tags"] == [3]
+
+
 def test_nothing_is_left_beside_the_store(tiny, tmp_path):
     data = DataModule(DataSpec.parse(tiny), cache=tmp_path / "cache")
     data.prepare_data()
     assert [path.name for path in (tmp_path / "cache").iterdir()] == [data.folder.name]
+
+
+def test_a_part_is_written_over_that_of_a_worker_that_died(tmp_path):
+    """Bug: the work that Ray gives out again ended in a FileExistsError."""
+    needs = [Need("word", "code")]
+    list(read_parts([pa.table({"word": ["lost"]})], needs, tmp_path / "00000", True, 1))
+    parts = list(read_parts([pa.table({"word": ["b", "a", "b"]})], needs, tmp_path / "00000", True, 1))
+    assert Reading(tuple(needs), parts).column("word", "code").code_R.tolist() == [0, 1, 0]
 
 
 cell = st.one_of(st.none(), st.sampled_from(["a", "b", "c"]))
@@ -183,4 +222,27 @@ def test_rows_are_equal_where_their_hashes_are(rows):
     table = pa.table({"t": pa.array(text, pa.string()), "n": frame["n"].to_numpy(), "i": pa.array(integer, pa.int64())})
     hashes = pd.DataFrame(row_hashes(table))
     assert hashes.duplicated().tolist() == frame.duplicated().tolist()
-    assert hashes.drop_duplicates()[0].is_unique, "either half alone tells rows apart"
+    halves = hashes.drop_duplicates()
+    assert halves[0].is_unique, "the first half alone tells rows apart"
+    assert halves[1].is_unique, "the second half alone tells rows apart"
+
+
+tags = st.one_of(st.none(), st.lists(st.one_of(st.none(), st.sampled_from(["", "a", "b", "ab"])), max_size=3))
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(tags, min_size=1, max_size=12), st.sampled_from([pa.list_(pa.string()), pa.large_list(pa.string())]))
+def test_lists_are_equal_where_their_hashes_are(lists, kind):
+    """Bug: all lists with a missing element were taken for equal, and [] for [""]."""
+    hashes = pd.DataFrame(row_hashes(pa.table({"tags": pa.array(lists, kind)})))
+    assert hashes.duplicated().tolist() == [cell in lists[:at] for at, cell in enumerate(lists)]
+
+
+def test_moments_of_two_units_have_one_hash():
+    """Bug: the same moment in milliseconds and in microseconds was not a duplicate."""
+    moments = pa.array([None, 0, 1, -5, 10**9, 253_402_300_799], pa.timestamp("s"))
+    hashes = [row_hashes(pa.table({"at": moments.cast(pa.timestamp(unit))})) for unit in ("s", "ms", "us")]
+    hashes += [row_hashes(pa.table({"at": moments[:5].cast(pa.timestamp("ns", "UTC"))}))]
+    assert len(np.unique(hashes[0][:, 0])) == len(moments)
+    for other in hashes[1:]:
+        np.testing.assert_array_equal(other, hashes[0][: len(other)])

@@ -7,6 +7,7 @@ import pytest
 
 from recsys.data import events
 from recsys.data.module import DataModule, DataSpec
+from recsys.data.workers import RayData
 
 
 @pytest.fixture
@@ -39,6 +40,12 @@ def test_ray_prepares_the_same_store(cluster, tiny, tmp_path, monkeypatch):
     tiny["columns"]["step"] = {"role": "scene", "kind": "number", "buckets": 5}
     tiny["columns"]["marks"] = {"role": "scene", "kind": "tags"}
     assert files_of(tiny, tmp_path, "ray") == files_of(tiny, tmp_path, "local")
+
+
+def test_an_error_of_a_worker_is_raised_as_it_is(cluster):
+    """Bug: Ray's own error, with a trace, in place of what the user can mend."""
+    with pytest.raises(ValueError, match=r"^invalid literal for int\(\) with base 10: 'x'$"):
+        list(RayData().map(int, ["1", "x"]))
 
 
 def test_an_unknown_way_to_prepare_is_refused(tiny, tmp_path):
