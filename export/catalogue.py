@@ -11,9 +11,9 @@ from spox import Var
 from export.builder import GraphBuilder
 from export.vocabularies import look_up
 from recsys.data.batches import Batch
+from recsys.data.cells import fill_missing
 from recsys.data.encoders import Encoders
 from recsys.data.store import Side, encode_side
-from recsys.data.tables import fill_missing
 from recsys.schema import FeatureSchema
 
 UNKNOWN, MISSING = 0, -1  # places of keys that the catalogue does not hold, and of missing ones

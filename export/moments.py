@@ -1,4 +1,4 @@
-"""Parts of a time, computed inside the graph in whole numbers as `recsys.data.tables.time_part` does."""
+"""Parts of a time, computed inside the graph in whole numbers as `recsys.data.cells.time_part` does."""
 
 import numpy as np
 import spox.opset.ai.onnx.v20 as op

@@ -6,7 +6,7 @@ Letters: B rows of a batch, F id fields, N numbers, L list length, T tags per it
 import logging
 from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -17,6 +17,9 @@ from recsys.data.negatives import NegativeSampler
 from recsys.data.split import TRAIN
 from recsys.data.store import Store
 from recsys.schema import PADDING, ROLES, history_name
+
+if TYPE_CHECKING:
+    from recsys.data.resident import Resident
 
 log = logging.getLogger(__name__)
 
@@ -110,21 +113,6 @@ def _history_lists(store: Store, row_B: np.ndarray, reads: Container[str] | None
     return lists
 
 
-class MakesBatches(Protocol):
-    """Something that makes the batches of `make_batch` in another place."""
-
-    def batch(
-        self,
-        user_B: np.ndarray,
-        item_B: np.ndarray,
-        row_B: np.ndarray,
-        label_B: np.ndarray,
-        reads: Container[str] | None = None,
-    ) -> Batch:
-        """See `make_batch`."""
-        ...
-
-
 class Batches(Dataset[Batch]):
     """A dataset whose items are whole batches; `reads` says which lists of them a model reads (see `make_batch`).
 
@@ -133,7 +121,7 @@ class Batches(Dataset[Batch]):
 
     store: Store
     reads: Container[str] | None = None
-    resident: MakesBatches | None = None
+    resident: "Resident | None" = None
 
     def _make(self, user_B: np.ndarray, item_B: np.ndarray, row_B: np.ndarray, label_B: np.ndarray) -> Batch:
         if self.resident:

@@ -8,18 +8,10 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from recsys.data.cells import as_category, as_number, as_seconds, as_tags, fill_missing, is_list, same_type
 from recsys.data.coded import Coded
 from recsys.data.duplicates import list_texts
-from recsys.data.tables import (
-    Table,
-    as_category,
-    as_number,
-    as_seconds,
-    as_tags,
-    fill_missing,
-    is_list,
-    same_type,
-)
+from recsys.data.tables import Table
 from recsys.schema import Column, FeatureSchema
 
 Action = Literal["dropped", "kept as missing", "filled"]

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from recsys.data.tables import is_list, to_pandas
+from recsys.data.cells import is_list, to_pandas
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,8 +5,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from recsys.data.cells import is_list, is_text, to_pandas
 from recsys.data.coded import encode_cells
-from recsys.data.tables import is_list, is_text, to_pandas
 
 _KEYS = ("recsys rows, one", "recsys rows, two")  # of the hash of texts, 16 characters each
 _ODD = (np.uint64(0x9E3779B97F4A7C15), np.uint64(0xC2B2AE3D27D4EB4F))

@@ -17,8 +17,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from recsys.data.cells import identifiers
 from recsys.data.moments import Moments
-from recsys.data.tables import identifiers
 from recsys.declare import declare
 from recsys.schema import Column
 

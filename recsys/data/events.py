@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from recsys.data.cells import as_category, distinct, fill_missing, positions, same_type, time_part
 from recsys.data.cleaning import CleaningReport, Raw, check_social, clean_entities, clean_events, drop_rows
 from recsys.data.parts import ROWS, Form, Need, Part, Reading, in_a_row, read_parts
 from recsys.data.progress import counted
@@ -17,18 +18,12 @@ from recsys.data.scene_columns import read_columns
 from recsys.data.tables import (
     Table,
     TableSet,
-    as_category,
     check_columns,
     column_names,
-    distinct,
     empty_table,
-    fill_missing,
-    positions,
     read_batches,
     read_table,
     row_count,
-    same_type,
-    time_part,
 )
 from recsys.data.workers import THREADS, Workers
 from recsys.schema import Column, FeatureSchema, Role, Time

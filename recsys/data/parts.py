@@ -14,9 +14,9 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from recsys.data.cells import as_number, as_tags, is_text, to_pandas
 from recsys.data.coded import Coded, encode_cells, unify
 from recsys.data.duplicates import row_hashes
-from recsys.data.tables import as_number, as_tags, is_text, to_pandas
 from recsys.schema import Column
 
 ROWS = 2**19  # rows of a part

@@ -12,9 +12,9 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from recsys.data.cells import fill_missing
 from recsys.data.encoders import Encoder, Summary, fit_encoder, fit_summary, summarise
 from recsys.data.parts import Reading
-from recsys.data.tables import fill_missing
 from recsys.schema import Column
 
 

@@ -11,10 +11,10 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from recsys.data.cells import as_category, fill_missing, plain_integers
 from recsys.data.cleaning import CleaningReport, note_missing, refuse_unreadable, with_missing
 from recsys.data.parts import Reading
 from recsys.data.scene import CodedEntries, SceneColumn, Span, TagValues, Values
-from recsys.data.tables import as_category, fill_missing, plain_integers
 from recsys.schema import Column
 
 TABLE = "behaviour"

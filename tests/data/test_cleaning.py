@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from recsys.data.cells import to_pandas
 from recsys.data.cleaning import CleaningReport, Raw, clean_column, clean_entities
 from recsys.data.events import load_events
 from recsys.data.module import DataSpec
-from recsys.data.tables import Table, TableSet, to_pandas
+from recsys.data.tables import Table, TableSet
 from recsys.declare import declare
 from recsys.schema import Column, FeatureSchema
 

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from recsys.data.cells import as_category, as_tags
 from recsys.data.encoders import Buckets, Encoders, Standardiser, Vocabulary, fit_encoder
-from recsys.data.tables import as_category, as_tags
 from recsys.schema import Column
 
 values_of_categories = st.lists(st.one_of(st.none(), st.sampled_from(["a", "b", "7", "07", "12"])), max_size=12)

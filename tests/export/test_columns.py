@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from export.builder import GraphBuilder
 from export.columns import RawColumns
 from export.vocabularies import MISSING_INT
+from recsys.data.cells import fill_missing, time_part
 from recsys.data.encoders import Encoders, fit_encoder
 from recsys.data.store import encode_side
-from recsys.data.tables import fill_missing, time_part
 from recsys.schema import ROLES, Column, FeatureSchema, history_name
 
 LENGTH = 3
