@@ -89,7 +89,7 @@ def distill(
         trainer = build_trainer(lesson, teacher.schema.label.kind)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*(validation_step|eval mode)")  # both as intended
-            trainer.fit(Distillation(student, teacher), datamodule=data)
+            trainer.fit(Distillation(student, teacher).train(), datamodule=data)  # Lightning keeps the mode
         for table in _tables(student):
             table.requires_grad_(requires_grad=True)
     return student.cpu().eval()

@@ -92,6 +92,18 @@ def test_labels_dropout_and_penalties_have_no_part_in_it(datasets, build):
     assert max(float(p.grad.abs().max()) for p in student.parameters() if p.grad is not None) < 1e-6
 
 
+def test_batch_norm_follows_the_student(datasets, build, lesson):
+    """Bug: the student learned in evaluation mode, with the statistics of layers that were changing under them."""
+    data = datasets("binary")
+    teacher = build(data, "deepfm", **OPTIONS)
+    student = copy.deepcopy(teacher)
+    before = [layer.running_mean.clone() for layer in student.modules() if isinstance(layer, nn.BatchNorm1d)]
+    lesson(student, teacher, data, epochs=2)
+    after = [layer.running_mean for layer in student.modules() if isinstance(layer, nn.BatchNorm1d)]
+    assert len(after) == 2
+    assert not any(torch.equal(a, b) for a, b in zip(after, before, strict=True))
+
+
 def test_without_epochs_nothing_is_learned(datasets, build, lesson):
     teacher = build(datasets("binary"), "ncf", hidden=(16,))
     student = copy.deepcopy(teacher)
