@@ -93,22 +93,34 @@ class FeatureEmbedding(nn.Module):
     """Every column of a batch as one vector: id fields, then tags (their mean), then numbers (value * vector).
 
     All columns share one table. Rows of unseen values start at zero: a value without training says nothing.
+    With `history`, each history column is one of the user's tags: the mean vector of all past values.
     """
 
     def __init__(
-        self, schema: FeatureSchema, embedding_dim: int, *, std: float = 0.1, sparse: bool = False, l2: float = 0.0
+        self,
+        schema: FeatureSchema,
+        embedding_dim: int,
+        *,
+        std: float = 0.1,
+        sparse: bool = False,
+        l2: float = 0.0,
+        history: bool = False,
     ) -> None:
         super().__init__()
+        if history and schema.history is None:
+            raise no_history()
+        past = schema.histories if history else ()
         unseen = [schema.offset(c.name) for c in (*schema.fields, *schema.tags)]
         self.table = Table(schema.rows, embedding_dim, unseen, std=std, sparse=sparse, l2=l2)
-        self.tags = [(c.name, c.role) for c in schema.tags]
+        self.tags: list[tuple[str, Role]] = [(c.name, c.role) for c in schema.tags]
+        self.tags += [(history_name(c.name), "user") for c in past]
         self.number_roles = [c.role for c in schema.numbers]
         self.number = None
         if schema.numbers:
             self.number = nn.Parameter(torch.randn(len(schema.numbers), embedding_dim) * std)
-        self.roles = [c.role for c in (*schema.fields, *schema.tags, *schema.numbers)]
+        self.roles = [*(c.role for c in schema.fields), *(role for _, role in self.tags), *self.number_roles]
         self.columns = len(self.roles)
-        self.reads = frozenset(c.name for c in schema.columns)
+        self.reads = frozenset((*(c.name for c in schema.columns), *(name for name, _ in self.tags)))
 
     def forward(self, batch: "Batch", roles: Sequence[Role] = ROLES) -> Tensor:
         """Vectors (B, columns, D) of all columns; of those of `roles` alone where the batch holds no others."""
@@ -120,8 +132,12 @@ class FeatureEmbedding(nn.Module):
 
     def look_up(self, batch: "Batch", roles: Sequence[Role] = ROLES) -> list[Tensor]:
         """The vectors that come from the table: the fields' (B, F, D), then each tags column's (B, 1, D)."""
-        means = [self.table.mean(batch.lists[name]).unsqueeze(1) for name, role in self.tags if role in roles]
+        means = [self._mean(batch, name).unsqueeze(1) for name, role in self.tags if role in roles]
         return [self.table(batch.ids_BF, padded=False), *means]
+
+    def _mean(self, batch: "Batch", name: str) -> Tensor:
+        """The mean vector (B, D) of a list; that of a history of tags is over all tags of all its places."""
+        return self.table.mean(batch.lists[name].flatten(1))
 
     def looked_up(self, batch: "Batch") -> Tensor:
         """The same in one, (B, F + tags, D)."""
@@ -132,7 +148,7 @@ class FeatureEmbedding(nn.Module):
         """The sum of all columns' vectors, (B, D)."""
         total_BD = self.table.sum(batch.ids_BF)
         for name, _ in self.tags:
-            total_BD = total_BD + self.table.mean(batch.lists[name])
+            total_BD = total_BD + self._mean(batch, name)
         return total_BD if self.number is None else total_BD + (batch.numbers_BN.unsqueeze(-1) * self.number).sum(1)
 
     def places(self, roles: Sequence[Role]) -> list[int]:
@@ -196,7 +212,7 @@ class HistoryEmbedding(nn.Module):
     def __init__(self, schema: FeatureSchema) -> None:
         super().__init__()
         if schema.history is None:
-            raise ValueError("the model reads histories; declare `data.history` with its columns.")
+            raise no_history()
         self.columns = [c.name for c in schema.histories]
         fields = [c.name for c in schema.histories if c.is_field]
         self.reads = frozenset((*self.columns, *map(history_name, self.columns)))
@@ -229,6 +245,11 @@ class HistoryEmbedding(nn.Module):
         ids = batch.lists[history_name(name)]
         real = ids != PADDING
         return (table(ids), real) if name in self.positions else (table.mean(ids), real.any(-1))
+
+
+def no_history() -> ValueError:
+    """The error of a model that reads histories where the data has none."""
+    return ValueError("the model reads histories; declare `data.history` with its columns.")
 
 
 def _any(masks: Sequence[Tensor]) -> Tensor:

@@ -17,6 +17,8 @@ class DeepFM(Recommender):
     """DeepFM (Guo et al. 2017, arXiv:1703.04247, eq. 1-4): first order + FM + MLP, one shared embedding.
 
     Numbers enter all three parts: the value times a learned weight or vector, as eq. 2 treats every feature.
+    With `history`, the mean vector of a user's past items is one more column (Covington et al. 2016, sec. 3.2), without
+    a first-order weight: it tells users apart whom training has not met.
     """
 
     def __init__(
@@ -29,11 +31,14 @@ class DeepFM(Recommender):
         dropout: float = 0.0,
         batch_norm: bool = False,
         embedding_l2: float = 0.0,
+        history: bool = False,
         sparse: bool = False,
         **training: Unpack[Training],
     ) -> None:
         super().__init__(schema, **training)
-        self.embedding = FeatureEmbedding(self.schema, embedding_dim, std=embedding_std, sparse=sparse, l2=embedding_l2)
+        self.embedding = FeatureEmbedding(
+            self.schema, embedding_dim, std=embedding_std, sparse=sparse, l2=embedding_l2, history=history
+        )
         self.first_order = FeatureEmbedding(self.schema, 1, std=1e-4, sparse=sparse, l2=embedding_l2)
         self.mlp = MLP(self.embedding.columns * embedding_dim, hidden, dropout=dropout, batch_norm=batch_norm)
         self.out = nn.Linear(self.mlp.out_features, 1, bias=False)

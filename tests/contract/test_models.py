@@ -30,7 +30,7 @@ TARGETS = {path.stem: OmegaConf.load(path)["_target_"] for path in (CONFIGS / "m
 MODELS = sorted(name for name, target in TARGETS.items() if issubclass(get_class(target), Recommender))
 VARIANTS = {
     "ncf": [{"branch": "gmf"}, {"branch": "mlp"}, {"dropout": 0.3}, {"hidden": []}],
-    "deepfm": [{"batch_norm": True, "dropout": 0.3}, {"hidden": []}],
+    "deepfm": [{"batch_norm": True, "dropout": 0.3}, {"hidden": []}, {"history": True}],
     "din": [{"activation": "prelu"}, {"activation": "relu", "softmax": True}, {"dropout": 0.3}],
 }
 OPTIMIZER = functools.partial(torch.optim.AdamW, lr=0.015, weight_decay=0.05)

@@ -18,6 +18,7 @@ CASES = [
     (DeepFM, {"hidden": [16, 8]}),
     (DeepFM, {"hidden": [16], "batch_norm": True, "dropout": 0.2}),
     (DeepFM, {"hidden": []}),
+    (DeepFM, {"hidden": [16], "history": True}),
     (DIN, {}),
     (MF, {}),
     (NCF, {}),
