@@ -21,7 +21,8 @@ class NCF(Recommender):
 
     GMF: h . (p_u * q_i) (eq. 9); MLP: h . layers([p_u, q_i]) (eq. 10); NeuMF: both side by side, each with
     embeddings of its own (eq. 12). `branch` keeps one of them or both; `hidden` are the widths of the MLP's
-    layers and `mlp_embedding_dim` the width of each of its two inputs.
+    layers and `mlp_embedding_dim` the width of each of its two inputs. GMF's part of h starts at 1, where GMF is a
+    matrix factorization (sec. 3.2): from small random numbers, weight decay would pull the product of three to zero.
     """
 
     def __init__(
@@ -51,6 +52,8 @@ class NCF(Recommender):
             self.mlp = MLP(2 * mlp_embedding_dim, hidden, dropout=dropout)
             width += self.mlp.out_features
         self.out = nn.Linear(width, 1, bias=False)
+        if self.gmf is not None:
+            nn.init.ones_(self.out.weight[:, :embedding_dim])
 
     def start_from(self, models: Sequence[Recommender]) -> None:
         """Take over a trained GMF and a trained MLP, in any order; their output layers count half each (eq. 13)."""

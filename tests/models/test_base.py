@@ -198,6 +198,13 @@ def test_minibatch_aware_penalty_counts_each_row_once_and_divides_by_its_frequen
     assert float(model.embedding.table.penalty) == pytest.approx(expected, rel=1e-5)
 
 
+def test_gmf_starts_as_a_matrix_factorization(schema):
+    model, batch = NCF(schema, branch="gmf"), example_batch(schema, rows=9)
+    user_BD, item_BD = model.gmf(batch).unbind(1)
+    torch.testing.assert_close(model(batch), model.bias + (user_BD * item_BD).sum(1))
+    assert (NCF(schema, embedding_dim=4).out.weight[0] == 1).sum() == 4
+
+
 def stirred_ncf(schema: FeatureSchema, **options: object) -> NCF:
     model = NCF(schema, **options)
     for parameter in model.parameters():
