@@ -1,22 +1,21 @@
-"""How fast DeepFM trains a million clicks in large batches made in advance, layers compiled or not.
+"""How fast DeepFM trains a million clicks in large batches made in advance, beside a peer, and what the time goes into.
 
 The batches lie on the device and come in one fixed order, so that the step is measured and not how batches are made.
 """
 
-import statistics
-import time
-from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from benchmarks.clicks import prepare_clicks
-from benchmarks.training import Row, bare_step, compose_clicks
+from benchmarks.kernels import epoch_seconds, milliseconds_by_operation
+from benchmarks.training import Row, bare_step, compose_clicks, run_peer
 from recsys.config import build_model
-from recsys.data.batches import Batch
+from recsys.data.module import DataModule
 
 BATCH = 65_536
-EPOCHS = 5
+SHOWN = 8  # operations of a profile
 
 
 def cuda_device() -> torch.device:
@@ -29,36 +28,49 @@ def cuda_device() -> torch.device:
     return torch.device("cuda")
 
 
-def measure_gpu(folder: Path, device: torch.device) -> list[Row]:
-    """Rows per second of whole epochs on a device, in bf16 with the row-wise optimizer, without Lightning's loop."""
+def measure_gpu(folder: Path, device: torch.device, peer: Path | None = None) -> list[Row]:
+    """Rows per second of whole epochs on a device, in bf16 with the row-wise optimizer, without Lightning's loop.
+
+    Then what a step's time goes into, and the same of the peer, whose Python is `peer`.
+    """
     data, cfg = prepare_clicks(folder, BATCH), compose_clicks()
     batches = [batch.to(device) for batch in data.train_dataloader()]
-    found = []
+    rows = sum(map(len, batches))
+    found, seconds, profile = [], {}, []
     for setting in ("as written", "compiled layers"):
         model = build_model(cfg, data.schema).to(device)
         if setting == "compiled layers":
             model.compile_layers()
-        rate = rows_per_second(bare_step(model), batches, device)
-        found.append(
-            ("train deepfm on the GPU", f"batch {BATCH:,} made in advance, bf16, {setting}", f"{rate:,.0f} rows/s")
-        )
-    return [*found, ("  memory of the GPU", "at most", f"{torch.cuda.max_memory_allocated(device) / 2**30:.2f} GiB")]
-
-
-def rows_per_second(step: Callable[[Batch], None], batches: list[Batch], device: torch.device) -> float:
-    """The median over epochs, after one to warm up."""
-    seconds = []
-    for _ in range(EPOCHS + 1):
-        wait_for(device)
-        started = time.perf_counter()
-        for batch in batches:
-            step(batch)
-        wait_for(device)
-        seconds.append(time.perf_counter() - started)
-    return sum(map(len, batches)) / statistics.median(seconds[1:])
-
-
-def wait_for(device: torch.device) -> None:
-    """A GPU is asked for work long before it has done it."""
+        step = bare_step(model)
+        seconds[setting] = epoch_seconds(step, batches, device)
+        rate = f"{rows / seconds[setting]:,.0f} rows/s"
+        found.append(("train deepfm on the GPU", f"batch {BATCH:,} made in advance, bf16, {setting}", rate))
+        if setting == "as written":
+            times = milliseconds_by_operation(step, batches, device)
+            profile = profile_rows(times, 1e3 * seconds[setting] / len(batches))
     if device.type == "cuda":
-        torch.cuda.synchronize(device)
+        memory = torch.cuda.max_memory_allocated(device) / 2**30
+        found.append(("  memory of the GPU", "at most", f"{memory:.2f} GiB"))
+    return [*found, *profile, *(peer_rows(peer, data, folder, device, rows / min(seconds.values())) if peer else [])]
+
+
+def profile_rows(times: dict[str, float], step: float) -> list[Row]:
+    """The longest operations of a step that takes `step` milliseconds, and how much of it the device was at work."""
+    longest = list(times.items())[:SHOWN]
+    shares = [("    in", name, f"{time:.3f} ms, {time / step:.0%}") for name, time in longest]
+    return [("  a step", f"at work {sum(times.values()) / step:.0%} of it", f"{step:.3f} ms"), *shares]
+
+
+def peer_rows(python: Path, data: DataModule, folder: Path, device: torch.device, rate: float) -> list[Row]:
+    """DeepCTR-Torch on the same rows and the same device: its `fit`, its steps on batches that lie there, our rate."""
+    rows = len(data.train_rows)
+    fit, steps = (run_peer(python, data, folder, verb=verb, batch=BATCH, device=device) for verb in ("fit", "steps"))
+    own = rows / float(steps["seconds"])
+    step = 1e3 * float(steps["seconds"]) / -(-rows // BATCH)
+    times = dict(zip(steps["operations"].tolist(), np.asarray(steps["milliseconds"]).tolist(), strict=True))
+    return [
+        ("DeepCTR-Torch's DeepFM on the GPU", f"batch {BATCH:,} made in advance, float32", f"{own:,.0f} rows/s"),
+        *profile_rows(times, step),
+        ("  its `fit`", f"batch {BATCH:,} made of rows in memory", f"{rows / float(fit['seconds']):,.0f} rows/s"),
+        ("  our rate to that of its steps", "medians of whole epochs", f"{rate / own:.2f}x"),
+    ]

@@ -58,7 +58,7 @@ def measure_training(folder: Path, runs: int, peer: Path | None = None) -> list[
         model, steps, rate = fit_epoch(cfg, data)
         rates.append(rate)
         shares.append(1 - median_step(bare_steps(cfg, data)) / median_step(steps))
-        peers += [run_peer(peer, data, folder)] if peer else []
+        peers += [peer_on_cpu(peer, data, folder)] if peer else []
     rate, reached = statistics.median(rates), test_auc(scores(model, data), data)
     best = test_auc(torch.from_numpy(data.store.oracle_E[data.store.part_E == TEST]), data)
     found = [
@@ -136,16 +136,24 @@ def scores(model: Recommender, data: DataModule) -> torch.Tensor:
     return torch.cat([model.eval()(batch).float() for batch in data.test_dataloader()[0]])
 
 
-def run_peer(python: Path, data: DataModule, folder: Path) -> tuple[float, float]:
-    """Rows per second and test AUC of DeepCTR-Torch on the encoded rows, in its own environment."""
+def peer_on_cpu(python: Path, data: DataModule, folder: Path) -> tuple[float, float]:
+    """Rows per second and test AUC of the peer's `fit`."""
+    result = run_peer(python, data, folder, verb="fit", batch=BATCH, device=torch.device("cpu"))
+    return len(data.train_rows) / float(result["seconds"]), test_auc(torch.from_numpy(result["score"]), data)
+
+
+def run_peer(
+    python: Path, data: DataModule, folder: Path, *, verb: str, batch: int, device: torch.device
+) -> dict[str, np.ndarray]:
+    """What benchmarks/deepctr.py, in an environment of its own, says of DeepCTR-Torch on the encoded rows."""
     source, target = folder / "rows.npz", folder / "peer.npz"
     if not source.exists():
         write_rows(data, source)
     script = Path(__file__).with_name("deepctr.py")
+    call = [python, script, verb, source, target, str(batch), str(device)]
     threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}
-    subprocess.run([python, script, source, target], env=os.environ | threads, check=True, stdout=subprocess.DEVNULL)
-    result = np.load(target)
-    return len(data.train_rows) / float(result["seconds"]), test_auc(torch.from_numpy(result["score"]), data)
+    subprocess.run(call, env=os.environ | threads, check=True, stdout=subprocess.DEVNULL)
+    return dict(np.load(target))
 
 
 def write_rows(data: DataModule, path: Path) -> None:

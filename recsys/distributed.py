@@ -18,9 +18,15 @@ def processes() -> int:
 
 
 def keep_from_ddp(model: nn.Module) -> None:
-    """Have DDP leave alone the tables with sparse gradients, and those of which every process holds a part."""
+    """Have DDP leave alone the tables with sparse gradients, and those of which every process holds a part.
+
+    Nor is it to send what is in no checkpoint, since every process has made the same: else, before each step, a number
+    per table row of DIN's.
+    """
     tables = {name: module for name, module in model.named_modules() if isinstance(module, Table)}
     ignored = [f"{name}.weight" for name, table in tables.items() if table.sparse or not table.replicated]
+    saved = model.state_dict()
+    ignored += [name for name, _ in model.named_buffers() if name not in saved]
     model._ddp_params_and_buffers_to_ignore = ignored  # type: ignore[assignment]
 
 

@@ -2,11 +2,13 @@
 
 python scripts/benchmark.py [prepare] [train] [vocabulary] [rank] [export] [serve] [memory] [peers] [gpu]
 
-`train` also trains on a million clicks, beside a bare loop and, where `make bench-peers` made .venv-peers and asks for
-it (`peers`), beside DeepCTR-Torch on the same rows; `gpu` on a CUDA device. `prepare` also prepares a million clicks,
-half of them texts; `memory` (minutes and 10 GiB of disk) reads, encodes and trains on 20 million.
+`train` also trains on a million clicks, beside a bare loop and, where it is asked for (`peers`), beside DeepCTR-Torch
+on the same rows. `gpu` trains on a CUDA device, with a profile, and beside the peer where `make bench-peers` made
+.venv-peers for it or it is installed here. `prepare` also prepares a million clicks, half of them texts; `memory`
+(minutes and 10 GiB of disk) reads, encodes and trains on 20 million.
 """
 
+import importlib.util
 import os
 import platform
 import resource
@@ -148,6 +150,17 @@ def measure_shop(chosen: list[str], folder: Path) -> list[Row]:
     return rows
 
 
+def peer_python(*, needed: bool) -> Path | None:
+    """The Python that has DeepCTR-Torch, if any. Raises ValueError where one is needed."""
+    if PEERS.exists():
+        return PEERS
+    if importlib.util.find_spec("deepctr_torch"):
+        return Path(sys.executable)
+    if needed:
+        raise ValueError("`peers` needs DeepCTR-Torch; `make bench-peers` installs it into .venv-peers.")
+    return None
+
+
 def main(chosen: list[str]) -> None:
     """Run the chosen measurements (without arguments all but `memory`, `peers` and `gpu`) and print one table."""
     if unknown := set(chosen) - set(VERBS):
@@ -155,6 +168,7 @@ def main(chosen: list[str]) -> None:
     chosen = chosen or list(BY_DEFAULT)
     try:
         gpu = cuda_device() if "gpu" in chosen else None
+        peer = peer_python(needed="peers" in chosen)
     except ValueError as error:
         sys.exit(f"error: {error}")
     quiet_libraries()
@@ -163,7 +177,7 @@ def main(chosen: list[str]) -> None:
         folder = Path(name)
         rows = measure_shop(chosen, folder) if set(chosen) & set(SHOP) else []
         if {"train", "peers"} & set(chosen):
-            rows += measure_training(folder, EPOCHS, PEERS if "peers" in chosen else None)
+            rows += measure_training(folder, EPOCHS, peer if "peers" in chosen else None)
         if "vocabulary" in chosen:
             rows += measure_vocabulary(folder)
         if "prepare" in chosen:
@@ -173,7 +187,7 @@ def main(chosen: list[str]) -> None:
         if "serve" in chosen:
             rows += serve(folder)
         if gpu:
-            rows += measure_gpu(folder, gpu)
+            rows += measure_gpu(folder, gpu, peer)
     print_table(rows)
 
 

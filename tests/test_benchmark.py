@@ -3,10 +3,14 @@
 import runpy
 import sys
 import threading
+import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+
+from recsys.models.base import Recommender
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -19,19 +23,69 @@ def test_without_a_gpu_the_benchmark_says_so_and_fails(monkeypatch):
         runpy.run_path(sys.argv[0], run_name="__main__")
 
 
-def test_rows_per_second_count_every_row_of_whole_epochs_after_a_warm_up(monkeypatch):
+def test_an_epochs_seconds_are_those_after_a_warm_up(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT))
-    from benchmarks import gpu
+    from benchmarks import kernels
 
     clock, steps = [0.0], []
 
-    def step(batch: list[int]) -> None:
+    def step(batch: str) -> None:
         clock[0] += 100.0 if len(steps) < 2 else 2.0  # the first epoch compiles
         steps.append(batch)
 
     monkeypatch.setattr("time.perf_counter", lambda: clock[0])
-    assert gpu.rows_per_second(step, [[0] * 30, [0] * 10], torch.device("cpu")) == (30 + 10) / (2 * 2.0)
-    assert len(steps) == 2 * (gpu.EPOCHS + 1)
+    assert kernels.epoch_seconds(step, ["one", "two"], torch.device("cpu")) == 2 * 2.0
+    assert len(steps) == 2 * (kernels.EPOCHS + 1)
+
+
+def test_a_profile_names_the_longest_operation_first_and_counts_per_step(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT))
+    from benchmarks.kernels import milliseconds_by_operation
+
+    x = torch.ones(400, 400)
+    started = time.perf_counter()
+    times = milliseconds_by_operation(lambda y: x @ y + 1, [x] * 50, torch.device("cpu"))
+    whole = 1e3 * (time.perf_counter() - started)
+    assert next(iter(times)) == "aten::mm"
+    assert list(times.values()) == sorted(times.values(), reverse=True)
+    assert sum(times.values()) <= whole / 50
+
+
+@pytest.fixture
+def few_clicks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The measurement of GPUs at a size for tests; nothing is compiled."""
+    monkeypatch.syspath_prepend(str(ROOT))
+    from benchmarks import clicks, gpu, kernels
+
+    monkeypatch.setattr(clicks, "EVENTS", {"train": 900, "valid": 100, "test": 100})
+    monkeypatch.setattr(clicks, "LARGEST", 200)
+    monkeypatch.setattr(gpu, "BATCH", 256)
+    monkeypatch.setattr(kernels, "EPOCHS", 1)
+    monkeypatch.setattr(Recommender, "compile_layers", lambda _: None)
+
+
+def test_rates_stand_beside_their_profile_and_the_peers(few_clicks, monkeypatch, tmp_path):
+    from benchmarks import gpu
+
+    asked = []
+
+    def run_peer(python: Path, data: object, folder: Path, **options: object) -> dict[str, np.ndarray]:
+        asked.append((options["verb"], options["batch"], options["device"]))
+        found = {"seconds": 0.5, "operations": ["aten::mm", "aten::add"], "milliseconds": [50.0, 25.0]}
+        return {name: np.array(value) for name, value in found.items()}
+
+    monkeypatch.setattr(gpu, "run_peer", run_peer)
+    device = torch.device("cpu")
+    rows = gpu.measure_gpu(tmp_path, device, Path("python"))
+    assert asked == [("fit", 256, device), ("steps", 256, device)]
+    assert [row[1].rpartition(", ")[2] for row in rows[:2]] == ["as written", "compiled layers"]
+    own, theirs = rows[2 : 3 + gpu.SHOWN], rows[3 + gpu.SHOWN :]
+    assert own[0][0] == "  a step"
+    assert {"aten::addmm", "aten::mm"} & {name for _, name, _ in own[1:]}
+    assert ("DeepCTR-Torch's DeepFM on the GPU", "batch 256 made in advance, float32", "1,800 rows/s") in theirs
+    assert ("  a step", "at work 60% of it", "125.000 ms") in theirs  # 900 rows are 4 steps in 0.5 s
+    assert ("    in", "aten::mm", "50.000 ms, 40%") in theirs
+    assert [row[0] for row in theirs[-2:]] == ["  its `fit`", "  our rate to that of its steps"]
 
 
 def test_the_peak_of_work_that_fails_is_not_waited_for(monkeypatch):

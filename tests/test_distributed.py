@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from recsys.data.module import DataModule, DataSpec
-from recsys.distributed import add_up_gradients, start_alike
+from recsys.distributed import add_up_gradients, keep_from_ddp, start_alike
 from recsys.evaluation import Evaluation, evaluate
 from recsys.layers.embedding import Table
 from recsys.models.deepfm import DeepFM
@@ -107,6 +107,15 @@ def test_two_processes_on_half_batches_train_as_one_on_whole_batches(
         assert losses == pytest.approx(one[0], abs=1e-5)
     assert two[0][1] | two[1][1] == one[1]
     assert_same_training(tmp_path / "two.ckpt", tmp_path / "one.ckpt")
+
+
+def test_what_every_process_has_made_alike_is_not_sent(schema):
+    """Bug: DDP sent DIN's counts, one per table row, before every step."""
+    model = DIN(schema, activation="dice", minibatch_aware_l2=0.1)
+    keep_from_ddp(model)
+    sent = {name for name, _ in model.named_buffers()} - set(model._ddp_params_and_buffers_to_ignore)
+    assert sent
+    assert {name.rpartition(".")[2] for name in sent} == {"running_mean", "running_var"}
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from recsys.config import check
 from recsys.data.module import DataModule, DataSpec
 from recsys.models.deepfm import DeepFM
-from recsys.optimizers import RowWise, coalesce
+from recsys.optimizers import RowWise, _Bags, _Places, coalesce
 
 ROWS, DIM = 12, 3
 
@@ -134,6 +134,15 @@ def test_coalesced_gradients_equal_torchs(rows, dim, seed):
         assert torch.equal(ours.indices(), expected.indices())
         torch.testing.assert_close(ours.values(), expected.values())
     assert coalesce([expected])[0] is expected
+
+
+@given(rows=st.lists(st.integers(0, 6), min_size=1, max_size=30), dim=st.integers(1, 5))
+def test_a_gpu_sums_by_other_kernels_to_the_same(rows, dim):
+    row_N, value_ND = torch.tensor(rows), torch.randn(len(rows), dim, generator=torch.Generator().manual_seed(0))
+    expected = torch.sparse_coo_tensor(row_N[None], value_ND, (7, dim), check_invariants=True).coalesce()
+    for found in (_Places.of(row_N), _Bags.of(row_N)):
+        assert torch.equal(found.rows_U, expected.indices()[0])
+        torch.testing.assert_close(found.sums(value_ND), expected.values())
 
 
 def test_gradients_of_the_same_look_ups_share_one_sort(monkeypatch):

@@ -266,6 +266,10 @@ class DataModule(pl.LightningDataModule):
             )
         return queries
 
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:  # noqa: ARG002
+        """The batch on the device; a GPU is not waited for, so that it computes while the next batch is made."""
+        return batch.to(device, non_blocking=device.type not in ("cpu", "mps"))
+
     def _evaluation(self, dataset: Rows | Candidates) -> DataLoader[Batch]:
         rank, world = self._place()
         unit = dataset.width if isinstance(dataset, Candidates) else 1

@@ -38,6 +38,11 @@ class Resident:
     def _moved(self, array: np.ndarray) -> Tensor:
         return torch.from_numpy(np.array(array)).to(self.device)
 
+    def _sent(self, array: np.ndarray) -> Tensor:
+        """A part of a batch on the device; a GPU is not waited for."""
+        part = torch.from_numpy(array)
+        return (part.pin_memory() if self.device.type == "cuda" else part).to(self.device, non_blocking=True)
+
     def _moved_tags(self, side: Side) -> dict[str, Tensor]:
         return {name: self._moved(ids) for name, ids in side.tags.items()}
 
@@ -50,7 +55,7 @@ class Resident:
         reads: Container[str] | None = None,
     ) -> Batch:
         """What `make_batch` makes of the same arguments, on the device."""
-        at = {role: self._moved(p).long() for role, p in zip(ROLES, (user_B, item_B, row_B), strict=True)}
+        at = {role: self._sent(p).long() for role, p in zip(ROLES, (user_B, item_B, row_B), strict=True)}
         tags = {
             name: ids[at[role]].long()
             for role in ROLES
@@ -61,7 +66,7 @@ class Resident:
             torch.cat([self.ids[role][at[role]] for role in ROLES], 1).long(),
             torch.cat([self.numbers[role][at[role]] for role in ROLES], 1),
             tags | self._history_lists(row_B, reads),
-            self._moved(np.asarray(label_B, dtype="float32")),
+            self._sent(np.asarray(label_B, dtype="float32")),
         )
 
     def _history_lists(self, row_B: np.ndarray, reads: Container[str] | None) -> dict[str, Tensor]:
@@ -72,8 +77,8 @@ class Resident:
             return {}
         start_B, stop_B = self.store.start_E[row_B], self.store.stop_E[row_B]
         width = max(1, int((stop_B - start_B).max(initial=0)))
-        at_BL = self._moved(start_B)[:, None] + torch.arange(width, device=self.device)
-        valid_BL = at_BL < self._moved(stop_B)[:, None]
+        at_BL = self._sent(start_B)[:, None] + torch.arange(width, device=self.device)
+        valid_BL = at_BL < self._sent(stop_B)[:, None]
         item_BL = self.history_H[at_BL.clamp(max=len(self.history_H) - 1)].long()
         fields = [c.name for c in schema.fields if c.role == "item"]
         lists = {}

@@ -168,6 +168,7 @@ def _places(of_columns: Sequence[Role], roles: Sequence[Role]) -> list[int]:
 class PairEmbedding(nn.Module):
     """The user's and the item's vector, from a table that holds nothing else."""
 
+    position: Tensor
     shift: Tensor
 
     def __init__(
@@ -178,9 +179,10 @@ class PairEmbedding(nn.Module):
         for key in (schema.user, schema.item):
             if key not in names:
                 raise ValueError(f"the model needs the key column {key!r} among `data.columns` (kind category).")
-        self.positions = [names.index(key) for key in (schema.user, schema.item)]
+        positions = [names.index(key) for key in (schema.user, schema.item)]
         users = schema.size(schema.user)
         self.shifts = [1 - schema.offset(schema.user), 1 + users - schema.offset(schema.item)]
+        self.register_buffer("position", torch.tensor(positions), persistent=False)  # a list would wait for the device
         self.register_buffer("shift", torch.tensor(self.shifts), persistent=False)
         self.reads = frozenset((schema.user, schema.item))
         self.user_position = _position(schema, schema.user, CONTEXT)
@@ -190,7 +192,7 @@ class PairEmbedding(nn.Module):
 
     def forward(self, batch: "Batch") -> Tensor:
         """Vectors (B, 2, D): the user's, the item's."""
-        return self.table(batch.ids_BF[:, self.positions] + self.shift, padded=False)
+        return self.table(batch.ids_BF.index_select(1, self.position) + self.shift, padded=False)
 
     def user(self, context: "Batch") -> Tensor:
         """The user's vector (B, D) alone, from a batch of user and scene columns."""
