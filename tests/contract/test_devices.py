@@ -40,7 +40,7 @@ TARGETS = {path.stem: OmegaConf.load(path)["_target_"] for path in (CONFIGS / "m
 MODELS = sorted(name for name, target in TARGETS.items() if issubclass(get_class(target), Recommender))
 VARIANTS: dict[str, list[dict[str, Any]]] = {
     "ncf": [{"branch": "gmf"}, {"branch": "mlp", "dropout": 0.3}],
-    "deepfm": [{"batch_norm": True, "dropout": 0.3}],
+    "deepfm": [{"batch_norm": True, "dropout": 0.3}, {"history": True}],
     "din": [{"activation": "prelu", "minibatch_aware_l2": 0.1}, {"activation": "relu", "softmax": True}],
 }
 CASES = [(name, options) for name in MODELS for options in ({}, *VARIANTS.get(name, ()))]
