@@ -157,7 +157,8 @@ def check(cfg: DictConfig, typed: Sequence[str] = ()) -> None:
         raise ValueError("`refit` is for models that are fitted in one go; this one stops by its validation rows.")
     data = build_data(cfg)
     schema = data.spec.schema
-    model = build_model(cfg, schema)
+    with torch.device("meta"):
+        model = build_model(cfg, schema)
     _check_optimizer(cfg, model)
     trainer = build_trainer(cfg, schema.label.kind)
     build_monitor(cfg, schema.label.kind)

@@ -53,8 +53,10 @@ def train(cfg: DictConfig, folder: Path, finish: Finish) -> float:
     data.prepare_data()
     data.setup()
     data.check_evaluation()
+    with torch.device("meta"):  # shapes alone, so that tables that do not fit are never allocated
+        shapes = build_model(cfg, data.schema)
+    check_tables_fit(shapes, trainer)
     model = build_model(cfg, data.schema)
-    check_tables_fit(model, trainer)
     check_precision(model, trainer)
     if cfg.compile:
         model.compile_layers()
