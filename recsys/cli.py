@@ -70,6 +70,8 @@ def launch(
         except Interrupted as error:
             if getattr(rank_zero_only, "rank", 0) == 0:
                 complain(str(error))
+            elif not (run_folder() / "config.yaml").exists():
+                leave_folder(run_folder())  # each of torchrun's processes names a folder by its own clock
             sys.exit(128 + error.number)
         except (KeyboardInterrupt, SystemExit) as error:  # Lightning answers Ctrl-C with an exit
             complain("interrupted." + leave_folder(run_folder()))

@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pytorch_lightning.utilities import rank_zero_only
 
 from export.runtime import Bundle
 from recsys.callbacks import MetricsLog
-from recsys.checkpoints import PLACE_KEY, LastCheckpoint
+from recsys.checkpoints import PLACE_KEY, Interrupted, LastCheckpoint
 from recsys.cli import RunLog
 from recsys.models.base import read_checkpoint
 from recsys.report import read_curves
@@ -207,6 +208,19 @@ def test_a_signal_while_data_is_prepared_leaves_nothing_half_written(bookshop, t
     _, error = finish(process, 143)
     assert error == "error: interrupted.\n"
     assert not [p for p in tmp_path.rglob("*") if p.is_file()]
+
+
+def test_an_interrupted_process_of_several_leaves_no_folder_of_its_own(call, tmp_path, monkeypatch):
+    """Bug: torchrun's processes name their folders by their own clocks, and only the first one's is used."""
+
+    def interrupted(*_: object) -> None:
+        raise Interrupted(signal.SIGTERM, tmp_path / "last.ckpt")
+
+    monkeypatch.setattr("recsys.training.train", interrupted)
+    monkeypatch.setattr(rank_zero_only, "rank", 1)
+    done = call("train.py", "model=mf", f"hydra.run.dir={tmp_path}/outputs/second")
+    assert (done.returncode, done.stderr) == (143, "")
+    assert not (tmp_path / "outputs").exists()
 
 
 @pytest.mark.slow
