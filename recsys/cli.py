@@ -74,7 +74,7 @@ def launch(
                 leave_folder(run_folder())  # each of torchrun's processes names a folder by its own clock
             sys.exit(128 + error.number)
         except (KeyboardInterrupt, SystemExit) as error:  # Lightning answers Ctrl-C with an exit
-            complain("interrupted." + leave_folder(run_folder()))
+            complain(" ".join(("interrupted." + leave_folder(run_folder()), *getattr(error, "__notes__", ()))))
             sys.exit(TERMINATED if error.args == (TERMINATED,) else 130)
 
     try:

@@ -1,8 +1,9 @@
 """What every run leaves in its folder and on the terminal, whatever kind of model it trains."""
 
+import contextlib
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,20 @@ def tuned_note() -> str:
     hydra = HydraConfig.get() if HydraConfig.initialized() else None
     tuned = hydra.runtime.choices.get("tuned") if hydra and hydra.job.config_name == "train" else None
     return f"; settings of configs/tuned/{tuned}.yaml" if (CONFIGS / "tuned" / f"{tuned}.yaml").is_file() else ""
+
+
+@contextlib.contextmanager
+def once_trained(folder: Path) -> Iterator[None]:
+    """Let a signal that ends the body, which follows on the training, say what is saved and how to go on."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit) as error:
+        best, last = folder / "checkpoints" / "best.ckpt", folder / "checkpoints" / "last.ckpt"
+        resume = f"go on with resume={last}, or " if last.exists() else ""
+        error.add_note(
+            f"The trained model is saved; {resume}give checkpoint={best} to scripts/evaluate.py or scripts/export.py."
+        )
+        raise
 
 
 def report_results(

@@ -31,7 +31,7 @@ from recsys.report import (
     write_page,
 )
 from recsys.resume import check_resumable, find_resumption
-from recsys.run_files import Finish, begin_run, console, data_line, finish_run, report_results, tuned_note
+from recsys.run_files import Finish, begin_run, console, data_line, finish_run, once_trained, report_results, tuned_note
 from recsys.sharding import check_precision
 
 log = logging.getLogger(__name__)
@@ -84,11 +84,12 @@ def train(cfg: DictConfig, folder: Path, finish: Finish) -> float:
     checkpoint: Any = trainer.checkpoint_callback
     if not checkpoint.best_model_path:
         raise ValueError("training ended before the first validation; give `trainer.max_epochs` at least 1.")
-    model = load_model(checkpoint.best_model_path)
-    metrics = evaluate(trainer, model, data)
-    if trainer.is_global_zero:
-        _report(cfg, folder, metrics, model, data, trainer, fitted)
-        finish_run(folder, model, data, finish, started)
+    with once_trained(begun):
+        model = load_model(checkpoint.best_model_path)
+        metrics = evaluate(trainer, model, data)
+        if trainer.is_global_zero:
+            _report(cfg, folder, metrics, model, data, trainer, fitted)
+            finish_run(folder, model, data, finish, started)
     return float(checkpoint.best_model_score)
 
 

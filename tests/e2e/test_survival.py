@@ -284,6 +284,30 @@ def test_a_run_killed_before_its_page_is_exported_and_reported_again(finished, b
     assert (finished / "report.html").exists()
 
 
+@pytest.mark.parametrize(
+    ("model", "resume"), [("mf", "go on with resume={run}/checkpoints/last.ckpt, or "), ("item_knn", "")]
+)
+def test_a_signal_after_the_training_says_what_is_saved_and_how_to_go_on(
+    bookshop, call, tmp_path, monkeypatch, model, resume
+):
+    """Bug: "interrupted." was all, as if the training were lost."""
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("recsys.run_files.best_possible", interrupted)
+    place = [f"hydra.searchpath=[file://{bookshop}/configs]", "data=bookshop", f"hydra.run.dir={tmp_path}/run"]
+    done = call("train.py", *place, f"model={model}", *(["trainer.max_epochs=1"] if model == "mf" else []))
+    assert done.returncode == 130
+    run = tmp_path / "run"
+    assert done.stderr == (
+        f"error: interrupted. What was done so far and run.log are in {run}. The trained model is saved; "
+        f"{resume.format(run=run)}give checkpoint={run}/checkpoints/best.ckpt to scripts/evaluate.py or "
+        "scripts/export.py.\n"
+    )
+    assert (run / "checkpoints" / "best.ckpt").is_file()
+
+
 REFUSED = {
     "resume=true": "there is nothing to resume in {outputs}: the newest run, {run}, is finished.",
     "resume={last}": "there is nothing to resume: the run {run} is finished.",
