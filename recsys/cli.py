@@ -139,6 +139,14 @@ class RunLog(logging.FileHandler):
         super().handleError(record)
 
 
+def write_run_log(text: str) -> None:
+    """Write to run.log alone, where the running job has one."""
+    record = log.makeRecord(log.name, logging.INFO, __file__, 0, text, (), None)
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, RunLog):
+            handler.handle(record)
+
+
 def leave_folder(folder: Path) -> str:
     """Remove what Hydra wrote for a run that came to nothing; keep one that began, with the error's trace in its log.
 

@@ -31,7 +31,7 @@ from recsys.report import (
     write_page,
 )
 from recsys.resume import check_resumable, find_resumption
-from recsys.run_files import Finish, begin_run, console, data_line, finish_run, once_trained, report_results, tuned_note
+from recsys.run_files import Finish, begin_run, data_line, finish_run, once_trained, report_results, show, tuned_note
 from recsys.sharding import check_precision
 
 log = logging.getLogger(__name__)
@@ -68,7 +68,7 @@ def train(cfg: DictConfig, folder: Path, finish: Finish) -> float:
     if trainer.is_global_zero:
         data.check_leaks()
         begin_run(cfg, folder, data)
-        console.print(cleaning_table(data.store.cleaning), summary(data, model, trainer), sep="\n")
+        show(cleaning_table(data.store.cleaning), summary(data, model, trainer))
         log.info("first step after %.1f s", time.perf_counter() - started)
     fitting = time.perf_counter()
     try:
@@ -106,8 +106,8 @@ def train_seeds(cfg: DictConfig, folder: Path, finish: Finish) -> float:
     runs = [json.loads((own / "metrics.json").read_text(encoding="utf-8")) for own in folders]
     mean, std = (_over_runs(runs, of) for of in (statistics.mean, statistics.stdev))
     write_json(folder / "metrics.json", {"seeds": list(seeds), "mean": mean, "std": std})
-    console.print(seeds_table(f"{cfg.data.name}, {len(seeds)} seeds", mean, std))
-    console.print(f"report: {write_comparison(folders, folder / 'report.html')}")
+    page = write_comparison(folders, folder / "report.html")
+    show(seeds_table(f"{cfg.data.name}, {len(seeds)} seeds", mean, std), f"report: {page}")
     return statistics.mean(best)
 
 

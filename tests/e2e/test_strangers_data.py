@@ -65,6 +65,20 @@ def test_the_run_folder_holds_everything(din_run):
     assert "oc.env" not in (din_run / "config.yaml").read_text()
 
 
+def test_the_log_holds_what_the_terminal_showed(din_run):
+    """Bug: the tables of cleaning and of the results were on the terminal alone."""
+    content = (din_run / "run.log").read_text(encoding="utf-8")
+    for text in (
+        "scene not in table `scenes`",
+        "DIN on bookshop",
+        "ndcg@10",
+        "bundle.tar.gz",
+        f"run folder: {din_run}",
+    ):
+        assert content.count(text) == 1
+    assert "\x1b" not in content
+
+
 def test_cleaning_is_counted_in_metrics_json(din_run, bookshop):
     content = json.loads((din_run / "metrics.json").read_text())
     loans = pd.read_csv(bookshop / "loans.txt", sep=";")
