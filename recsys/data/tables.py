@@ -32,6 +32,7 @@ class Table:
     end in `.parquet` are Parquet, all others text, `.gz` compressed. `member` names the text file to read inside
     `.zip` files. Without a `header`, `names` lists the columns.
     White space around a text cell is no part of it. Where quotes mean nothing, set `quote` to an empty text.
+    Numbers are written with the sign `decimal`, as "3,5"; a number with the other one is unreadable.
     `rename` maps the file's column names to the names used in the configuration; `na` lists the texts that
     mean "missing". `key` is the column of an items, users or scenes table that the behaviour table refers to;
     behaviour rows whose key is not in it are dropped, or kept with missing attributes (`unknown: keep`).
@@ -47,6 +48,7 @@ class Table:
     key: str | None = None
     sep: str = ","
     quote: str = '"'
+    decimal: Literal[".", ","] = "."
     encoding: str = "utf-8"
     header: bool = True
     names: tuple[str, ...] | None = None
