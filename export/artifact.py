@@ -172,6 +172,7 @@ def write_artifact(
 ) -> dict[str, Any]:
     """Write the bundle of a model to `folder`, and beside one in plain `test_rows.parquet` for who wants to verify it.
 
+    Rows in plain would tell what an encrypted bundle hides: earlier ones are removed.
     The graphs of an unchanged model are checked against it. `manifest` adds to what is known here. Returns what the
     bundle's manifest says of it, with the greatest difference seen as `parity`.
     """
@@ -197,9 +198,12 @@ def write_artifact(
             **manifest,
         }
         write_bundle(folder, graphs, manifest=content, sample=sample_requests(raw, sessions), key=key)
-    if key is None:  # they would tell in plain what an encrypted bundle hides
-        with whole_file(folder.parent / "test_rows.parquet") as draft:
-            pq.write_table(rows, draft)
+    path = folder.parent / "test_rows.parquet"
+    if key is not None:
+        path.unlink(missing_ok=True)
+        return content
+    with whole_file(path) as draft:
+        pq.write_table(rows, draft)
     return content
 
 

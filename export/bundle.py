@@ -125,6 +125,12 @@ def _is_bundle(folder: Path) -> bool:
         return False
 
 
+def is_plain(folder: Path) -> bool:
+    """Whether a folder holds a bundle that opens without a key."""
+    path = folder / MANIFEST
+    return path.is_file() and "encryption" not in json.loads(path.read_bytes())
+
+
 def _plain(value: Any) -> Any:
     """Arrays, tuples, paths and missing values as JSON has them; infinite bounds as the greatest numbers."""
     if isinstance(value, Mapping):

@@ -120,14 +120,16 @@ def row_core(model: Recommender) -> onnx.ModelProto:
     return _export(ready, ready.score, inputs, "score")
 
 
-def request_core(model: Recommender) -> onnx.ModelProto:
-    """`score` (N,) of N items, inputs `item/...`, for one user in one scene, inputs `context/...`."""
-    context, items = split(example_batch(model.schema, 3), model.schema)
+def request_core(ready: Recommender) -> onnx.ModelProto:
+    """`score` (N,) of N items, inputs `item/...`, for one user in one scene, inputs `context/...`.
+
+    `ready` is a model multiplied out.
+    """
+    context, items = split(example_batch(ready.schema, 3), ready.schema)
     inputs = [
-        (Inputs(model, CONTEXT, "context/"), context, None),
-        (Inputs(model, ITEM, "item/"), items, Dim("candidates", min=1)),
+        (Inputs(ready, CONTEXT, "context/"), context, None),
+        (Inputs(ready, ITEM, "item/"), items, Dim("candidates", min=1)),
     ]
-    ready = multiply_out(model)
     return _export(ready, ready.score_candidates, inputs, "score")
 
 

@@ -82,7 +82,7 @@ def _items(
         return ready_core(ready, sums.shape[1]), {"sums": op.cast(op.gather(table, place_N), to=np.float32)}
     items = {"ids": catalogue.ids(graph, place_N)}
     items |= {"numbers": catalogue.numbers(graph, place_N)} if catalogue.side.numbers.shape[1] else {}
-    return request_core(model), items | {name: catalogue.tags(graph, name, place_N) for name in catalogue.side.tags}
+    return request_core(ready), items | {name: catalogue.tags(graph, name, place_N) for name in catalogue.side.tags}
 
 
 def _cut(values: Var, length: Var) -> tuple[Var, Var]:

@@ -70,9 +70,11 @@ def launch(
         except Interrupted as error:
             if getattr(rank_zero_only, "rank", 0) == 0:
                 complain(str(error))
+            elif not (run_folder() / "config.yaml").exists():
+                leave_folder(run_folder())  # each of torchrun's processes names a folder by its own clock
             sys.exit(128 + error.number)
         except (KeyboardInterrupt, SystemExit) as error:  # Lightning answers Ctrl-C with an exit
-            complain("interrupted." + leave_folder(run_folder()))
+            complain(" ".join(("interrupted." + leave_folder(run_folder()), *getattr(error, "__notes__", ()))))
             sys.exit(TERMINATED if error.args == (TERMINATED,) else 130)
 
     try:
@@ -135,6 +137,14 @@ class RunLog(logging.FileHandler):
         if isinstance(error, OSError):
             raise OSError(error.errno, f"cannot write the file: {error.strerror}", self.baseFilename) from error
         super().handleError(record)
+
+
+def write_run_log(text: str) -> None:
+    """Write to run.log alone, where the running job has one."""
+    record = log.makeRecord(log.name, logging.INFO, __file__, 0, text, (), None)
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, RunLog):
+            handler.handle(record)
 
 
 def leave_folder(folder: Path) -> str:

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -157,9 +158,12 @@ def check(cfg: DictConfig, typed: Sequence[str] = ()) -> None:
         raise ValueError("`refit` is for models that are fitted in one go; this one stops by its validation rows.")
     data = build_data(cfg)
     schema = data.spec.schema
-    model = build_model(cfg, schema)
+    with torch.device("meta"):
+        model = build_model(cfg, schema)
     _check_optimizer(cfg, model)
     trainer = build_trainer(cfg, schema.label.kind)
+    if cfg.compile and trainer.strategy.root_device.type == "cpu":
+        _check_compiler()
     build_monitor(cfg, schema.label.kind)
     if trainer.check_val_every_n_epoch is None:
         raise ValueError(
@@ -233,6 +237,18 @@ def _check_optimizer(cfg: DictConfig, model: Recommender) -> None:
     except (TypeError, RuntimeError, ValueError) as error:
         hint = "; model.sparse=true needs one that takes sparse gradients, such as optimizer=rowwise" if sparse else ""
         raise ValueError(f"`optimizer`: {error}{hint}") from None
+
+
+def _check_compiler() -> None:
+    """Ask the C++ compiler that torch.compile will take for its version."""
+    compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
+    try:
+        subprocess.run([compiler, "--version"], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        raise ValueError(
+            f"`compile` needs a C++ compiler, and {compiler!r} does not run; install g++ (Debian: apt-get install g++; "
+            "macOS: xcode-select --install), name another by the environment variable CXX, or set compile=false."
+        ) from None
 
 
 def checkpoint_config(path: str | Path) -> DictConfig:

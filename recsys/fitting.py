@@ -16,7 +16,7 @@ from recsys.data.split import TEST, VALID
 from recsys.evaluation import cut_offs, part_metrics
 from recsys.models.base import CLASS_KEY
 from recsys.report import cleaning_table
-from recsys.run_files import Finish, begin_run, console, data_line, finish_run, report_results, tuned_note
+from recsys.run_files import Finish, begin_run, data_line, finish_run, once_trained, report_results, show, tuned_note
 from recsys.scoring import Judged, judge
 
 
@@ -33,21 +33,22 @@ def fit_run(cfg: DictConfig, folder: Path, finish: Finish) -> float:
     data.check_evaluation()
     data.check_leaks()
     begin_run(cfg, folder, data)
-    console.print(cleaning_table(data.store.cleaning), data_line(data), sep="\n")
+    show(cleaning_table(data.store.cleaning), data_line(data))
     fitted, valid, seconds = fit(cfg, data)
     if cfg.refit:
         again = time.perf_counter()
         fitted = fitted.refitted(data.store)
         seconds = time.perf_counter() - again
     name = fitted.name
-    console.print(f"model   {name}: {fitted.numbers:,} numbers learned in {seconds:.1f} s{tuned_note()}")
+    show(f"model   {name}: {fitted.numbers:,} numbers learned in {seconds:.1f} s{tuned_note()}")
     save(folder / "checkpoints" / "best.ckpt", fitted, cfg, data)
-    test = judge(fitted, data, TEST, cut_offs(list(cfg.evaluation.k)), fitted.threshold)
     monitor, _ = build_monitor(cfg, data.schema.label.kind)
     origin = {"model": name, "seed": cfg.seed, "monitor": monitor, "data": data.state}
-    origin["seconds"] = {"train": seconds, "score": test.seconds}
-    report_results(folder, part_metrics(valid.results, test.results), fitted, data, test.rows, origin)
-    finish_run(folder, fitted, data, finish, started)
+    with once_trained(folder):
+        test = judge(fitted, data, TEST, cut_offs(list(cfg.evaluation.k)), fitted.threshold)
+        origin["seconds"] = {"train": seconds, "score": test.seconds}
+        report_results(folder, part_metrics(valid.results, test.results), fitted, data, test.rows, origin)
+        finish_run(folder, fitted, data, finish, started)
     return valid.results.metrics[monitor.removeprefix("valid/")]
 
 

@@ -1,18 +1,20 @@
 """What every run leaves in its folder and on the terminal, whatever kind of model it trains."""
 
+import contextlib
+import io
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
-from rich.console import Console
+from rich.console import Console, RenderableType
 from torch import Tensor
 
 from recsys.classical.fitted import Fitted
-from recsys.cli import CONFIGS
+from recsys.cli import CONFIGS, write_run_log
 from recsys.data.module import DataModule
 from recsys.data.split import TEST
 from recsys.evaluation import best_possible
@@ -23,6 +25,15 @@ from recsys.report import evaluation_summary, metrics_table, plot_roc, write_jso
 Trained = Recommender | Fitted
 Finish = Callable[[Trained, DataModule, Path], None]
 console = Console(highlight=False, soft_wrap=True)
+
+
+def show(*content: RenderableType, markup: bool = True) -> None:
+    """Print on the terminal, and the same without colours to run.log."""
+    console.print(*content, sep="\n", markup=markup)
+    text = io.StringIO()
+    plain = Console(file=text, width=console.width, force_terminal=False, highlight=False, soft_wrap=True)
+    plain.print(*content, sep="\n", markup=markup)
+    write_run_log("\n" + text.getvalue().rstrip())
 
 
 def begin_run(cfg: DictConfig, folder: Path, data: DataModule) -> None:
@@ -53,6 +64,20 @@ def tuned_note() -> str:
     return f"; settings of configs/tuned/{tuned}.yaml" if (CONFIGS / "tuned" / f"{tuned}.yaml").is_file() else ""
 
 
+@contextlib.contextmanager
+def once_trained(folder: Path) -> Iterator[None]:
+    """Let a signal that ends the body, which follows on the training, say what is saved and how to go on."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit) as error:
+        best, last = folder / "checkpoints" / "best.ckpt", folder / "checkpoints" / "last.ckpt"
+        resume = f"go on with resume={last}, or " if last.exists() else ""
+        error.add_note(
+            f"The trained model is saved; {resume}give checkpoint={best} to scripts/evaluate.py or scripts/export.py."
+        )
+        raise
+
+
 def report_results(
     folder: Path,
     metrics: dict[str, Any],
@@ -66,7 +91,7 @@ def report_results(
     `rows` are scores and labels of the test rows, (B,) each; `origin` says what was trained on what.
     """
     best = best_possible(data, TEST)
-    console.print(metrics_table(f"{origin['model']} on {data.spec.name}", metrics, best))
+    show(metrics_table(f"{origin['model']} on {data.spec.name}", metrics, best))
     if rows and data.schema.label.kind != "rating":
         plot_roc(*rows, f"{data.spec.name}: test rows", folder / "plots" / "roc.png")
     write_json(folder / "evaluation.json", evaluation_summary(model, data.store, rows))
@@ -77,5 +102,5 @@ def report_results(
 def finish_run(folder: Path, model: Trained, data: DataModule, finish: Finish, started: float) -> None:
     """What follows once the metrics are written: `finish`, then report.html, by which a run counts as finished."""
     finish(model, data, folder)
-    console.print(f"report: {write_page(folder)}")
-    console.print(f"run folder: {folder}   ({time.perf_counter() - started:.0f} s)")
+    page = write_page(folder)
+    show(f"report: {page}", f"run folder: {folder}   ({time.perf_counter() - started:.0f} s)")

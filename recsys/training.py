@@ -31,7 +31,7 @@ from recsys.report import (
     write_page,
 )
 from recsys.resume import check_resumable, find_resumption
-from recsys.run_files import Finish, begin_run, console, data_line, finish_run, report_results, tuned_note
+from recsys.run_files import Finish, begin_run, data_line, finish_run, once_trained, report_results, show, tuned_note
 from recsys.sharding import check_precision
 
 log = logging.getLogger(__name__)
@@ -53,8 +53,10 @@ def train(cfg: DictConfig, folder: Path, finish: Finish) -> float:
     data.prepare_data()
     data.setup()
     data.check_evaluation()
+    with torch.device("meta"):  # shapes alone, so that tables that do not fit are never allocated
+        shapes = build_model(cfg, data.schema)
+    check_tables_fit(shapes, trainer)
     model = build_model(cfg, data.schema)
-    check_tables_fit(model, trainer)
     check_precision(model, trainer)
     if cfg.compile:
         model.compile_layers()
@@ -66,7 +68,7 @@ def train(cfg: DictConfig, folder: Path, finish: Finish) -> float:
     if trainer.is_global_zero:
         data.check_leaks()
         begin_run(cfg, folder, data)
-        console.print(cleaning_table(data.store.cleaning), summary(data, model, trainer), sep="\n")
+        show(cleaning_table(data.store.cleaning), summary(data, model, trainer))
         log.info("first step after %.1f s", time.perf_counter() - started)
     fitting = time.perf_counter()
     try:
@@ -82,11 +84,12 @@ def train(cfg: DictConfig, folder: Path, finish: Finish) -> float:
     checkpoint: Any = trainer.checkpoint_callback
     if not checkpoint.best_model_path:
         raise ValueError("training ended before the first validation; give `trainer.max_epochs` at least 1.")
-    model = load_model(checkpoint.best_model_path)
-    metrics = evaluate(trainer, model, data)
-    if trainer.is_global_zero:
-        _report(cfg, folder, metrics, model, data, trainer, fitted)
-        finish_run(folder, model, data, finish, started)
+    with once_trained(begun):
+        model = load_model(checkpoint.best_model_path)
+        metrics = evaluate(trainer, model, data)
+        if trainer.is_global_zero:
+            _report(cfg, folder, metrics, model, data, trainer, fitted)
+            finish_run(folder, model, data, finish, started)
     return float(checkpoint.best_model_score)
 
 
@@ -103,8 +106,8 @@ def train_seeds(cfg: DictConfig, folder: Path, finish: Finish) -> float:
     runs = [json.loads((own / "metrics.json").read_text(encoding="utf-8")) for own in folders]
     mean, std = (_over_runs(runs, of) for of in (statistics.mean, statistics.stdev))
     write_json(folder / "metrics.json", {"seeds": list(seeds), "mean": mean, "std": std})
-    console.print(seeds_table(f"{cfg.data.name}, {len(seeds)} seeds", mean, std))
-    console.print(f"report: {write_comparison(folders, folder / 'report.html')}")
+    page = write_comparison(folders, folder / "report.html")
+    show(seeds_table(f"{cfg.data.name}, {len(seeds)} seeds", mean, std), f"report: {page}")
     return statistics.mean(best)
 
 

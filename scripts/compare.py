@@ -14,7 +14,7 @@ from omegaconf import DictConfig, ListConfig
 from recsys.cli import launch, run_folder
 from recsys.comparison import comparison_table, enter, verdict, write_files
 from recsys.config import check, is_classical
-from recsys.run_files import console
+from recsys.run_files import show
 
 log = logging.getLogger("compare")
 OWN = ("models", "model", "search", "hydra.run.dir")
@@ -33,7 +33,7 @@ def compare(cfg: DictConfig) -> None:
         log.warning("`refit`: classical models of the test part learn the validation rows too, deep ones do not")
     entries = [enter(name, config, run_folder()) for name, config in configs.items()]
     page = write_files(entries, run_folder())
-    console.print(comparison_table(entries), verdict(entries), f"report: {page}", sep="\n")
+    show(comparison_table(entries), verdict(entries), f"report: {page}")
 
 
 if __name__ == "__main__":

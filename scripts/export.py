@@ -1,6 +1,7 @@
 """Write a checkpoint as a bundle for serving: python scripts/export.py checkpoint=.../best.ckpt compress=default"""
 
 import functools
+import logging
 import sys
 import tempfile
 from pathlib import Path
@@ -11,7 +12,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from export.artifact import Served, facts_of_run, summary, write_artifact
-from export.bundle import check_place
+from export.bundle import check_place, is_plain
 from export.compress import Compression, Trials, choose
 from export.distill import distill
 from export.quantize import cpu_features
@@ -23,6 +24,7 @@ from recsys.cli import Refused, launch
 from recsys.config import check_paths, checkpoint_config, is_classical, reopen, resolve
 from recsys.declare import declare
 
+log = logging.getLogger("export")
 console = Console(highlight=False, soft_wrap=True)
 
 
@@ -44,9 +46,11 @@ def export_checkpoint(cfg: DictConfig) -> None:
     raw = RawRows.read(data)
     facts = facts_of_run(data, run)
     served = Served(model=model, encoders=data.store.encoders)
-    if settings is None or not (run / "bundle").exists():
-        place = run / "bundle" if settings else folder
-        console.print(summary(place, write_artifact(served, raw, place, manifest=facts, key=key)))
+    whole = run / "bundle" if settings else folder
+    if settings is None or not whole.exists() or (key and is_plain(whole)):
+        console.print(summary(whole, write_artifact(served, raw, whole, manifest=facts, key=key)))
+    if key and settings is None and is_plain(other := folder.parent / "compressed"):
+        log.warning("%s of an earlier export is not encrypted: compress again with encrypt=true, or remove it", other)
     if settings is None or isinstance(model, Fitted):
         return
     console.print(f"processor: {', '.join(cpu_features()) or 'unknown'}")

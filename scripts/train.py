@@ -16,7 +16,7 @@ from recsys.cli import Job, launch, run_folder
 from recsys.config import check
 from recsys.data.module import DataModule
 from recsys.report import read_run, sweep_table
-from recsys.run_files import Trained, console
+from recsys.run_files import Trained, console, show
 from recsys.training import train, train_seeds
 
 log = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ def main(cfg: DictConfig) -> float:
         except NoGraph as error:  # the model is trained all the same
             log.warning("no bundle: %s", error)
         else:
-            console.print(summary(folder / "bundle", content))
+            show(summary(folder / "bundle", content))
 
     return (train if cfg.seeds == 1 else train_seeds)(cfg, run_folder(), finish)
 

@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 
 from recsys.cli import launch, run_folder
 from recsys.config import check
-from recsys.run_files import console
+from recsys.run_files import show
 from recsys.tuning import best_settings, tune
 from recsys.tuning_files import command, plot, study_table, write_experiment
 
@@ -22,8 +22,8 @@ def search(cfg: DictConfig) -> float:
     study, folder = tune(cfg, run_folder()), run_folder()
     plot(study, folder / "plots" / "study.png")
     path = write_experiment(folder, study, best_settings(study, cfg), hydra)
-    console.print(study_table(study), f"experiment: {path}", sep="\n")
-    console.print(command(path, hydra), markup=False)
+    show(study_table(study), f"experiment: {path}")
+    show(command(path, hydra), markup=False)
     return study.best_value
 
 

@@ -6,6 +6,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
+from recsys.config import check
 from recsys.data.module import DataModule, DataSpec
 from recsys.layers.mlp import MLP, Part
 from recsys.models.deepfm import DeepFM
@@ -26,6 +27,17 @@ class Losses(pl.Callback):
 def test_a_model_without_fully_connected_layers_says_that_nothing_is_compiled(schema, caplog):
     MF(schema).compile_layers()
     assert "`compile` is ignored: MF has no fully connected layers" in caplog.text
+
+
+@pytest.mark.parametrize("compiler", ["no-such-compiler", "false", "/"])
+def test_a_machine_without_a_compiler_is_told_before_anything_is_read(composed, monkeypatch, compiler):
+    """Bug: the first step ended in torch's trace."""
+    monkeypatch.setenv("CXX", compiler)
+    with pytest.raises(
+        ValueError, match=rf"`compile` needs .* '{compiler}' does not run; install g\+\+ .* compile=false"
+    ):
+        check(composed("compile=true", "trainer=cpu"))
+    check(composed("trainer=cpu"))
 
 
 @pytest.mark.slow

@@ -73,9 +73,16 @@ def as_category(values: pd.Series) -> pd.Series:
     return typed.to_pandas().astype("str").set_axis(values.index)
 
 
-def as_number(values: pd.Series) -> pd.Series:
-    """Values as float64; true and false count as 1 and 0; NaN where there is no finite number."""
-    numbers = pd.to_numeric(values, errors="coerce").astype("float64")
+def as_number(values: pd.Series, decimal: str = ".") -> pd.Series:
+    """Values as float64; true and false count as 1 and 0; NaN where there is no finite number.
+
+    >>> as_number(pd.Series(["3,5", "1.234", "7"]), decimal=",").tolist()
+    [3.5, nan, 7.0]
+    """
+    texts = values
+    if decimal != "." and pd.api.types.is_string_dtype(values):
+        texts = values.str.replace(".", "?", regex=False).str.replace(decimal, ".", regex=False)
+    numbers = pd.to_numeric(texts, errors="coerce").astype("float64")
     strange = values[numbers.isna() & values.notna()]
     if len(strange):
         truth = strange.astype("str").str.lower().map({"true": 1.0, "false": 0.0})
@@ -83,14 +90,14 @@ def as_number(values: pd.Series) -> pd.Series:
     return numbers.where(np.isfinite(numbers))
 
 
-def as_seconds(values: pd.Series, time: Time, weight: np.ndarray | None = None) -> pd.Series:
+def as_seconds(values: pd.Series, time: Time, weight: np.ndarray | None = None, decimal: str = ".") -> pd.Series:
     """Timestamps as float64 seconds since 1970, NaN where there is none; texts are numbers or ISO 8601.
 
     Texts are read as numbers where half of them are; `weight` says how many rows each value stands for.
     """
     if pd.api.types.is_datetime64_any_dtype(values):
         return (values - pd.Timestamp(0, tz=values.dt.tz)).dt.total_seconds()
-    numbers = as_number(values) / (1000.0 if time.unit == "ms" else 1.0)
+    numbers = as_number(values, decimal) / (1000.0 if time.unit == "ms" else 1.0)
     weight = np.ones(len(values)) if weight is None else weight
     if (numbers.notna() * weight).sum() * 2 >= (values.notna() * weight).sum():
         return numbers

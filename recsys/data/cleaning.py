@@ -89,7 +89,7 @@ def clean_events(
         rows, keys[part] = _clean_key(rows, raw, name, part, columns[part], schema, report)
     for part in ("time", "order", "oracle", "label"):
         if part in columns:
-            rows = _clean_number(rows, raw, name, part, columns[part], schema, report)
+            rows = _clean_number(rows, raw, name, table.decimal, part, columns[part], schema, report)
     if "label" in rows:
         rows = _clean_label(rows, name, schema, report)
     if table.duplicates == "pairs":
@@ -153,15 +153,25 @@ def with_missing(typed: pd.Series) -> pd.Series:
 
 
 def _clean_number(
-    rows: pd.DataFrame, raw: Raw, table: str, part: str, name: str, schema: FeatureSchema, report: CleaningReport
+    rows: pd.DataFrame,
+    raw: Raw,
+    table: str,
+    decimal: str,
+    part: str,
+    name: str,
+    schema: FeatureSchema,
+    report: CleaningReport,
 ) -> pd.DataFrame:
     """Rows with a time (order, oracle, label); missing and unreadable ones are dropped."""
     time = schema.time if part == "time" else None
     what = "a timestamp (a number or ISO 8601)" if time else "a number"
-    cells = raw.at(name, rows.index)
-    numbers, _ = _parsed(cells, lambda v, w: as_seconds(v, time, w) if time else as_number(v), table, name, what)
+
+    def parse(values: pd.Series, weight: np.ndarray | None) -> pd.Series:
+        return as_seconds(values, time, weight, decimal) if time else as_number(values, decimal)
+
+    numbers, unreadable = _parsed(raw.at(name, rows.index), parse, table, name, what)
     rows = rows.assign(**{part: numbers.to_numpy()})
-    rule = f"missing or not a {'timestamp' if time else 'number'}"
+    rule = f"missing or not a {'timestamp' if time else 'number'}{_sign_hint(unreadable)}"
     return drop_rows(rows, numbers.isna(), report, table, name, rule)
 
 
@@ -171,27 +181,35 @@ def _parsed(
     table: str,
     column: str,
     what: str,
-) -> tuple[pd.Series, int]:
-    """The parsed values, and how many are present but unreadable."""
+) -> tuple[pd.Series, pd.Series]:
+    """The parsed values, and the cells that are present but unreadable."""
     if isinstance(cells, Coded):
         typed = cells.spread(parse(cells.values, cells.counts))
         bad = (cells.code_R >= 0) & typed.isna().to_numpy()
-        present, examples = int((cells.code_R >= 0).sum()), cells.values.take(cells.code_R[bad][:1])
+        present, unreadable = int((cells.code_R >= 0).sum()), cells.values.take(cells.code_R[bad])
     else:
         typed = parse(cells, None)
         bad = cells.notna().to_numpy() & typed.isna().to_numpy()
-        present, examples = int(cells.notna().sum()), cells[bad][:1]
-    refuse_unreadable(int(bad.sum()), present, examples, table, column, what)
-    return typed, int(bad.sum())
+        present, unreadable = int(cells.notna().sum()), cells[bad]
+    refuse_unreadable(unreadable, present, table, column, what)
+    return typed, unreadable
 
 
-def refuse_unreadable(count: int, present: int, examples: pd.Series, table: str, column: str, what: str) -> None:
+def refuse_unreadable(unreadable: pd.Series, present: int, table: str, column: str, what: str) -> None:
     """A few bad values are cleaned; a column that is mostly bad is a mistake in the declaration."""
-    if count * 2 > present:
+    if len(unreadable) * 2 > present:
         raise ValueError(
-            f"table `{table}`, column {column!r}: {count} of {present} values are not {what} (such as "
-            f"{examples.iloc[0]!r}); check the column's kind, `rename` and `sep`."
+            f"table `{table}`, column {column!r}: {len(unreadable)} of {present} values are not {what} (such as "
+            f"{unreadable.iloc[0]!r}){_sign_hint(unreadable)}; check the column's kind, `rename` and `sep`."
         )
+
+
+def _sign_hint(unreadable: pd.Series) -> str:
+    """The question whether numbers have another decimal sign than declared, where most unreadable ones look like it."""
+    for sign in (",", "."):
+        if unreadable.astype("str").str.fullmatch(rf"[+-]?\d*[{sign}]\d+").sum() * 2 > len(unreadable):
+            return f" (is `decimal` {sign!r}?)"
+    return ""
 
 
 def _clean_label(rows: pd.DataFrame, table: str, schema: FeatureSchema, report: CleaningReport) -> pd.DataFrame:
@@ -206,40 +224,45 @@ def _clean_label(rows: pd.DataFrame, table: str, schema: FeatureSchema, report: 
     return drop_rows(rows, ~values.between(low, high), report, table, column, rule)
 
 
-def clean_column(values: pd.Series, column: Column, table: str, report: CleaningReport) -> pd.Series:
+def clean_column(
+    values: pd.Series, column: Column, table: str, report: CleaningReport, decimal: str = "."
+) -> pd.Series:
     """A feature column in its clean type; missing values are filled where the column says so."""
-    bad = 0
+    unreadable = values[:0]
     if column.kind == "tags":
         typed = as_tags(values, column)
     elif column.kind == "category":
         typed = as_category(values)
     else:
-        typed, bad = _parsed(values, lambda v, _: as_number(v), table, column.name, "a number")
-    note_missing(column, table, bad, int(typed.isna().sum()) - bad, report)
+        typed, unreadable = _parsed(values, lambda v, _: as_number(v, decimal), table, column.name, "a number")
+    note_missing(column, table, unreadable, int(typed.isna().sum()) - len(unreadable), report)
     return typed if column.fill is None else fill_missing(typed, column.fill)
 
 
-def note_missing(column: Column, table: str, bad: int, missing: int, report: CleaningReport) -> None:
+def note_missing(column: Column, table: str, unreadable: pd.Series, missing: int, report: CleaningReport) -> None:
     """Count the unreadable and the missing values of a feature column.
 
     Those of a column with `missing: drop` are counted later, with the rows they cost.
     """
     if column.missing == "keep":
         action: Action = "kept as missing" if column.fill is None else "filled"
-        report.add(table, column.name, "not a number", bad, action)
+        report.add(table, column.name, f"not a number{_sign_hint(unreadable)}", len(unreadable), action)
         report.add(table, column.name, "missing value", missing, action)
 
 
 def clean_entities(
-    frame: pd.DataFrame, name: str, key: str, columns: Sequence[Column], report: CleaningReport
+    frame: pd.DataFrame, name: str, key: str, columns: Sequence[Column], report: CleaningReport, decimal: str = "."
 ) -> tuple[pd.Series, pd.DataFrame]:
-    """The unique keys of a users, items or scenes table, and its typed columns in the same order."""
+    """The unique keys of a users, items or scenes table, and its typed columns in the same order.
+
+    Numbers are written with the sign `decimal`.
+    """
     keys = as_category(frame[key])
     frame = drop_rows(frame, keys.isna(), report, name, key, "missing value")
     repeated = keys[frame.index].duplicated(keep="last")
     frame = drop_rows(frame, repeated, report, name, key, "duplicate key (last kept)")
     keys, frame = keys[frame.index].reset_index(drop=True), frame.reset_index(drop=True)
-    typed = {column.name: clean_column(frame[column.name], column, name, report) for column in columns}
+    typed = {column.name: clean_column(frame[column.name], column, name, report, decimal) for column in columns}
     return keys, pd.DataFrame(typed, index=frame.index)
 
 

@@ -144,7 +144,9 @@ def _read_behaviour(plan: _Plan, scratch: Path, workers: Workers) -> Reading:
     keys = ("user", "item", "split", "scene")
     needs = [Need(name, "code" if part in keys else "plain") for part, name in plan.parts["behaviour"].items()]
     forms: dict[str, Form] = {"category": "code", "number": "number", "tags": "tags"}
-    needs += [Need(c.name, forms[c.kind], c if c.kind == "tags" else None) for c in plan.homes["behaviour"]]
+    needs += [
+        Need(c.name, forms[c.kind], c if c.kind == "tags" else None, table.decimal) for c in plan.homes["behaviour"]
+    ]
     needs, wanted, hashed = list(dict.fromkeys(needs)), _wanted(plan, "behaviour"), table.duplicates != "keep"
     rows, threads = ROWS, os.cpu_count() or 1
 
@@ -260,7 +262,8 @@ def _join_scenes(rows: Frames, keys: Keys, frames: Frames, plan: _Plan, report: 
     if plan.tables.scenes is None:
         return None
     key, rule = plan.key("scenes"), "scene not in table `scenes`"
-    known, scenes = clean_entities(frames["scenes"], "scenes", key, plan.homes["scenes"], report)
+    decimal = plan.tables.scenes.decimal
+    known, scenes = clean_entities(frames["scenes"], "scenes", key, plan.homes["scenes"], report, decimal)
     own, known = same_type(as_category(keys["behaviour"]["scene"]), known)
     code_E = rows["behaviour"]["scene"].to_numpy()
     position_E = np.append(positions(own, known), -1)[code_E]
@@ -284,7 +287,8 @@ def _join_entities(
     name, key = f"{role}s", plan.parts["behaviour"][role]
     used = [_used(keys[table][role], frame[role]) for table, frame in rows.items()]
     if name in frames:
-        known, columns = clean_entities(frames[name], name, plan.key(name), plan.homes[name], report)
+        decimal = plan.tables.present()[name].decimal
+        known, columns = clean_entities(frames[name], name, plan.key(name), plan.homes[name], report, decimal)
     else:
         known, columns = distinct(pd.concat(same_type(*used))), pd.DataFrame()
     *typed, known = same_type(*(keys[table][role] for table in rows), known)

@@ -9,6 +9,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -26,12 +27,15 @@ from recsys.data.resident import Resident
 from recsys.data.split import TEST, VALID, Split, split_events
 from recsys.data.store import VERSION, Store, open_store, write_store
 from recsys.data.tables import SPLIT_COLUMN, SPLITS, TableSet, check_files
-from recsys.data.workers import RayData, Threads, Workers
+from recsys.data.workers import THREADS, Workers, ray_cluster
 from recsys.declare import declare
 from recsys.schema import FeatureSchema
 
 log = logging.getLogger(__name__)
-WORKERS: dict[str, type[Workers]] = {"local": Threads, "ray": RayData}
+WORKERS: dict[str, Callable[[], AbstractContextManager[Workers]]] = {
+    "local": lambda: nullcontext(THREADS),
+    "ray": ray_cluster,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +81,7 @@ class DataModule(pl.LightningDataModule):
     row; with `ranking`, the test also ranks the whole catalogue for every user. Implicit data is always ranked.
     With `candidates`, each liked item is ranked among that many sampled items instead, in the test among those that
     the dataset gives.
-    `prepare` says who encodes the tables: this machine, or a Ray cluster (see `RayData`).
+    `prepare` says who encodes the tables: this machine, or a Ray cluster (see `ray_cluster`).
     With `on_device`, all of the dataset lies on the training device, and batches are gathered there.
     With `shuffle_block`, training rows are shuffled in blocks of so many (see `Shuffled`), for data larger than memory.
     `start` is the place in the training data, (epoch, batch), where a resumed run goes on.
@@ -138,9 +142,9 @@ class DataModule(pl.LightningDataModule):
             return
         log.info("encoding %s into %s", spec.name, self.folder)
         self.cache.mkdir(parents=True, exist_ok=True)
-        workers = WORKERS[self.prepare]()
-        events = load_events(spec.tables, spec.schema, spec.split_column, self.cache, workers)
-        write_store(self.folder, spec.schema, events, split_events(spec.split, events), workers)
+        with WORKERS[self.prepare]() as workers:
+            events = load_events(spec.tables, spec.schema, spec.split_column, self.cache, workers)
+            write_store(self.folder, spec.schema, events, split_events(spec.split, events), workers)
 
     def _reusable(self) -> bool:
         """Whether the store opens; a damaged one is removed."""

@@ -28,12 +28,13 @@ class Need:
     """A column and the form in which it is needed.
 
     - `code`: distinct values and the code of each row. - `number`: float64. - `tags`: the codes of a row's tags.
-    - `plain`: as it was read; texts as codes.
+    - `plain`: as it was read; texts as codes. Numbers are written with the sign `decimal`.
     """
 
     name: str
     form: Form
     column: Column | None = None
+    decimal: str = "."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +95,7 @@ def _write_column(part: Part, key: str, need: Need, cells: pa.ChunkedArray) -> N
     if need.form == "plain":
         part.save_values(key, cells.combine_chunks())
     elif need.form == "number":
-        number_R = as_number(raw)
+        number_R = as_number(raw, need.decimal)
         unreadable = raw.notna() & number_R.isna()
         part.bad[key] = raw[unreadable]
         part.save(key, number_R.to_numpy())

@@ -48,7 +48,7 @@ def _category(column: Column, reading: Reading, spans: Sequence[Span], report: C
     count_N = np.zeros(len(values) + 1, dtype="int64")
     for span in spans:
         count_N += np.bincount(raw.at(span) % len(count_N), minlength=len(count_N))
-    note_missing(column, TABLE, 0, int(count_N[-1]), report)
+    note_missing(column, TABLE, values[:0], int(count_N[-1]), report)
     used_N = count_N[:-1] > 0
     entries = with_missing(as_category(values[used_N]))
     if column.fill is not None:
@@ -63,9 +63,8 @@ def _number(column: Column, reading: Reading, spans: Sequence[Span], rows: pd.In
     missing = sum(int(values.missing(span).sum()) for span in spans)
     unreadable = pd.concat([part.unreadable(key) for part in reading.parts])
     unreadable = unreadable[unreadable.index.isin(rows)]
-    count = len(unreadable)
-    refuse_unreadable(count, len(rows) - missing + count, unreadable, TABLE, column.name, "a number")
-    note_missing(column, TABLE, count, missing - count, report)
+    refuse_unreadable(unreadable, len(rows) - missing + len(unreadable), TABLE, column.name, "a number")
+    note_missing(column, TABLE, unreadable, missing - len(unreadable), report)
     return Values(reading, key, column.fill)
 
 
@@ -79,7 +78,7 @@ def _tags(column: Column, reading: Reading, spans: Sequence[Span], report: Clean
         tags = raw.series(span)
         used_N[tags.explode().dropna().to_numpy("int64")] = True
         missing += int(tags.isna().sum())
-    note_missing(column, TABLE, 0, missing, report)
+    note_missing(column, TABLE, values[:0], missing, report)
     typed = plain_integers(pa.array(values[used_N].to_numpy(object), pa.string()))
     spread = typed.take(pa.array(np.cumsum(used_N) - 1, mask=~used_N))
     return TagValues(reading, key, column.fill, spread, places)

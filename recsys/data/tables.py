@@ -32,6 +32,7 @@ class Table:
     end in `.parquet` are Parquet, all others text, `.gz` compressed. `member` names the text file to read inside
     `.zip` files. Without a `header`, `names` lists the columns.
     White space around a text cell is no part of it. Where quotes mean nothing, set `quote` to an empty text.
+    Numbers are written with the sign `decimal`, as "3,5"; a number with the other one is unreadable.
     `rename` maps the file's column names to the names used in the configuration; `na` lists the texts that
     mean "missing". `key` is the column of an items, users or scenes table that the behaviour table refers to;
     behaviour rows whose key is not in it are dropped, or kept with missing attributes (`unknown: keep`).
@@ -47,6 +48,7 @@ class Table:
     key: str | None = None
     sep: str = ","
     quote: str = '"'
+    decimal: Literal[".", ","] = "."
     encoding: str = "utf-8"
     header: bool = True
     names: tuple[str, ...] | None = None
@@ -150,12 +152,12 @@ def column_names(table: Table, name: str) -> list[str]:
     (header,) = _read_file(table, name, first, columns=())
     names = header.column_names
     if missing := [old for old in table.rename if old not in names]:
-        raise ValueError(f"table `{name}` ({first}): `rename` names {missing[0]!r}: {nearest(missing[0], names)}")
+        raise ValueError(f"table `{name}` ({first}): `rename` names {missing[0]!r}: {_hint(table, missing[0], names)}")
     names = [table.rename.get(n, n) for n in names]
     for column in (*table.extract, *table.explode):
         if column not in names:
             raise ValueError(
-                f"table `{name}` ({first}): `extract` or `explode` names {column!r}: {nearest(column, names)}"
+                f"table `{name}` ({first}): `extract` or `explode` names {column!r}: {_hint(table, column, names)}"
             )
     return [*names, *table.extracted]
 
@@ -165,7 +167,19 @@ def check_columns(table: Table, name: str, wanted: Collection[str]) -> None:
     available = column_names(table, name)
     for column in wanted:
         if column != SPLIT_COLUMN and column not in available:
-            raise ValueError(f"table `{name}` has no column {column!r}: {nearest(column, available)}")
+            raise ValueError(f"table `{name}` has no column {column!r}: {_hint(table, column, available)}")
+
+
+def _hint(table: Table, column: str, names: list[str]) -> str:
+    """The columns that there are, and whether these are a single one because `sep` is another."""
+    text = len(names) == 1 and table.files[0].suffix != ".parquet"
+    return nearest(column, names) + (_other_sep(table, names[0]) if text else "")
+
+
+def _other_sep(table: Table, header: str) -> str:
+    """The question whether the separator is the one that a header holds."""
+    sep = max(";\t,|", key=header.count)
+    return f" Is `sep` {sep!r} rather than {table.sep!r}?" if sep in header else ""
 
 
 def row_count(table: Table) -> int | None:
@@ -276,7 +290,9 @@ def _read_file(
         if "Empty CSV file" in str(error):
             raise ValueError(f"table `{name}` is empty: {path} has no rows.") from None
         how = "" if path.suffix == ".parquet" else f" with sep={table.sep!r} and encoding={table.encoding!r}"
-        raise ValueError(f"table `{name}`: {path} does not parse{how}: {error}") from None
+        single = "Expected 1 columns" in str(error)  # and some cell holds what was taken for the separator
+        asked = _other_sep(table, _one_character(table, path, header_only=True).to_pybytes().decode()) if single else ""
+        raise ValueError(f"table `{name}`: {path} does not parse{how}: {error}.{asked}") from None
 
 
 def _read_text(table: Table, path: Path, columns: Sequence[str], rows: int | None) -> Iterator[pa.Table]:

@@ -1,5 +1,6 @@
 """Who does the work on the parts of a large table: the threads of this process, or the machines of a Ray cluster."""
 
+import contextlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -36,8 +37,28 @@ class Threads:
 THREADS = Threads()
 
 
+@contextlib.contextmanager
+def ray_cluster() -> Iterator[Workers]:
+    """A Ray cluster: the one this process uses already, else that of `RAY_ADDRESS`, else one on this machine.
+
+    One that was not in use before is left, or shut down, at the end. Raises ValueError where Ray is not installed.
+    """
+    try:
+        import ray
+    except ImportError:
+        raise ValueError("`prepare=ray` needs Ray; install it by: pip install '.[ray]'.") from None
+    ours = not ray.is_initialized()
+    if ours:
+        ray.init(log_to_driver=False)
+    try:
+        yield RayData()
+    finally:
+        if ours:
+            ray.shutdown()
+
+
 class RayData:
-    """A Ray cluster (that of `RAY_ADDRESS`, else one on this machine) by Ray Data.
+    """The running Ray cluster, by Ray Data.
 
     The folder of the tables and that of the encoded store must be the same on all machines. A file of the behaviour
     table is read by one worker, so write large tables as several files.
@@ -48,13 +69,9 @@ class RayData:
             yield from results
 
     def map(self, work: Callable[[Piece], Result], pieces: Sequence[Piece]) -> Iterator[Result]:
-        try:
-            import ray
-        except ImportError:
-            raise ValueError("`prepare=ray` needs Ray; install it by: pip install '.[ray]'.") from None
+        import ray
         from ray import cloudpickle
 
-        ray.init(ignore_reinit_error=True, log_to_driver=False)
         ray.data.DataContext.get_current().enable_progress_bars = False
         shared = ray.put(work)  # its arrays are read where they lie, not copied for each piece
 

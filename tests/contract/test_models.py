@@ -15,6 +15,7 @@ from hydra.utils import get_class, instantiate
 from omegaconf import OmegaConf
 
 from export.core import Inputs, example_batch, request_core, row_core
+from export.multiply_out import multiply_out
 from recsys.data.batches import Batch
 from recsys.data.candidates import EXCLUDED, Candidates
 from recsys.data.module import DataModule, DataSpec
@@ -230,7 +231,7 @@ def test_separable_models_score_by_a_dot_product(build, every_role):
 @pytest.mark.parametrize("build", EXPORTED, indirect=True)
 def test_the_request_form_is_the_model_and_cuts_no_weights(build, every_role, run_core):
     model = stir(build(every_role))
-    core = request_core(model)
+    core = request_core(multiply_out(model))
     constants = {tensor.name for tensor in core.graph.initializer}
     assert [node.op_type for node in core.graph.node if constants.issuperset(node.input)] == []
     for count, length in ((1, 0), (2, 1), (50, 6)):

@@ -88,6 +88,7 @@ def test_every_way_to_write_a_moment(values):
 
 def test_milliseconds_and_dates():
     assert as_seconds(pd.Series(["1500"]), Time(column="t", unit="ms")).tolist() == [1.5]
+    assert as_seconds(pd.Series(["1,5", "2"]), Time(column="t"), decimal=",").tolist() == [1.5, 2.0]
     assert as_seconds(pd.Series([datetime.date(1970, 1, 3)]), Time(column="t")).tolist() == [2 * 86400.0]
 
 

@@ -1,5 +1,6 @@
 import io
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -198,6 +199,39 @@ def test_a_cell_is_counted_once():
     values = pd.Series(["1", "x", None, "y", "2", "3", "inf"])
     clean_column(values, Column(name="age", role="user", kind="number"), "users", report)
     assert [(e["rule"], e["rows"]) for e in report.entries] == [("not a number", 3), ("missing value", 1)]
+
+
+NUMBERS = {"price": {"role": "item", "kind": "number"}, "wait": {"role": "scene", "kind": "number"}}
+
+
+def test_numbers_may_have_a_decimal_comma(load):
+    """Bug: "3,5" became a missing value."""
+    decimal = {"sep": ";", "decimal": ","}
+    rating = {"kind": "rating", "column": "label", "range": [0, 5]}
+    events = load(
+        NUMBERS,
+        label=rating,
+        behaviour=("user;item;label;wait\n1;i1;3,5;-0,25\n1;i2;4;7\n2;i1;1.5;1,5\n2;i2;,5;1.234\n", decimal),
+        items=("item;price\ni1;19,99\ni2;2\n", decimal),
+    )
+    assert events.label_E.tolist() == [3.5, 4.0, 0.5]
+    assert events.items["price"].tolist() == [19.99, 2.0]
+    np.testing.assert_array_equal(events.scene["wait"], [-0.25, 7.0, np.nan])
+    assert entries(events, "dropped") == {("behaviour", "label", "missing or not a number (is `decimal` '.'?)"): 1}
+    assert entries(events, "kept as missing") == {("behaviour", "wait", "not a number (is `decimal` '.'?)"): 1}
+
+
+def test_decimal_commas_that_were_not_declared_are_asked_for(load):
+    rows = [f"{n};i{n % 3};1;{n},5" if n % 3 == 0 else f"{n};i{n % 3};1;{n}" for n in range(9)]
+    content = "\n".join(["user;item;label;wait", *rows])
+    items = "item;price\ni0;1\ni1;2\ni2;3,5\n"
+    events = load(NUMBERS, behaviour=(content, {"sep": ";"}), items=(items, {"sep": ";"}))
+    rule = "not a number (is `decimal` ','?)"
+    assert entries(events, "kept as missing") == {("items", "price", rule): 1, ("behaviour", "wait", rule): 3}
+    with pytest.raises(
+        ValueError, match=r"2 of 2 values are not a number \(such as '1,5'\) \(is `decimal` ','\?\); check"
+    ):
+        load(NUMBERS, behaviour=(content, {"sep": ";"}), items=("item;price\ni0;1,5\ni1;2,5\n", {"sep": ";"}))
 
 
 CELLS = {

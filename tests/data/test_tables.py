@@ -174,6 +174,31 @@ def test_unreadable_tables(tmp_path, content, options, message):
         read_table(table, "items", wanted)
 
 
+@pytest.mark.parametrize(("sep", "declared"), [(";", ","), ("\t", ","), (",", ";"), ("|", "\t")])
+@pytest.mark.parametrize("option", [{}, {"rename": {"id": "user"}}, {"explode": {"id": "/"}}])
+def test_a_wrong_separator_is_asked_for(tmp_path, sep, declared, option):
+    lines = [sep.join(row) for row in (["id", "name", "age"], ["1", "Bo", "30"])]
+    table = Table(path=text(tmp_path / "t.csv", "\n".join(lines)), sep=declared, **option)
+    with pytest.raises(ValueError, match="'id'") as error:
+        read_table(table, "items", ["id"])
+    assert str(error.value).endswith(f". Is `sep` {sep!r} rather than {declared!r}?")
+
+
+def test_a_wrong_separator_is_asked_for_where_cells_hold_the_declared_one(tmp_path):
+    table = Table(path=text(tmp_path / "t.csv", "id;price\n1;3,5\n"))
+    with pytest.raises(ValueError, match=r"does not parse with sep=','.*\. Is `sep` ';' rather than ','\?$"):
+        read_table(table, "items", ["id"])
+
+
+def test_no_separator_is_asked_for_where_the_columns_are_several_or_of_parquet(tmp_path):
+    for table in (
+        Table(path=text(tmp_path / "t.csv", "id;key,name\n1,2\n")),
+        Table(path=parquet(tmp_path / "t.parquet", {"id;key": [1]})),
+    ):
+        with pytest.raises(ValueError, match=r"no column 'id': .*\.$"):
+            read_table(table, "items", ["id"])
+
+
 @pytest.mark.parametrize("sep", [",", "::"])
 def test_wrong_encoding_names_the_encoding(tmp_path, sep):
     path = text(tmp_path / "t.csv", f"id{sep}name\n1{sep}Léa\n", "latin-1")

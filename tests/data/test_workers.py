@@ -40,6 +40,14 @@ def test_ray_prepares_the_same_store(cluster, tiny, tmp_path, monkeypatch):
     tiny["columns"]["step"] = {"role": "scene", "kind": "number", "buckets": 5}
     tiny["columns"]["marks"] = {"role": "scene", "kind": "tags"}
     assert files_of(tiny, tmp_path, "ray") == files_of(tiny, tmp_path, "local")
+    assert pytest.importorskip("ray").is_initialized(), "a cluster of somebody else's stays"
+
+
+def test_a_cluster_of_its_own_is_shut_down(tiny, tmp_path):
+    """Bug: its processes stayed beside the training, and held memory until the run's end."""
+    ray = pytest.importorskip("ray")
+    DataModule(DataSpec.parse(tiny), cache=tmp_path, prepare="ray").prepare_data()
+    assert not ray.is_initialized()
 
 
 def test_an_error_of_a_worker_is_raised_as_it_is(cluster):

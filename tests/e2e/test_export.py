@@ -267,6 +267,27 @@ def test_the_key_of_an_export_may_come_from_the_environment(run, call, tmp_path,
     assert Bundle.load(tmp_path / "locked", KEY).manifest["variant"] == "float32"
 
 
+def test_encrypting_leaves_nothing_in_plain_beside_the_bundle(run, call, tmp_path, monkeypatch):
+    """Bug: the float bundle stayed in plain beside an encrypted compressed one, and so did the labelled rows."""
+    monkeypatch.setenv("RECSYS_BUNDLE_KEY", KEY.hex())
+    own = shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns("compressed*"))
+    options = ["compress.keep=[1.0]", "compress.dense=[float32]", "compress.budget=1", "compress.target=size"]
+    code, _, error = call("export.py", checkpoint(own), "encrypt=true", *COMPRESS, *options)
+    assert code == 0, error
+    for name in ("bundle", "bundle.tar.gz", "compressed", "compressed.tar.gz"):
+        assert Bundle.load(own / name, KEY).manifest["encryption"]["algorithm"] == "AES-256-GCM"
+    assert not (own / "test_rows.parquet").exists()
+
+
+def test_encrypting_names_a_compressed_bundle_that_stays_in_plain(run, call, tmp_path, monkeypatch):
+    monkeypatch.setenv("RECSYS_BUNDLE_KEY", KEY.hex())
+    own = shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns("compressed*"))
+    shutil.copytree(own / "bundle", own / "compressed")
+    code, out, error = call("export.py", checkpoint(own), "encrypt=true", "trainer=cpu")
+    assert code == 0, error
+    assert f"{own}/compressed of an earlier export is not encrypted: compress again with encrypt=true" in out + error
+
+
 BAD: list[tuple[list[str], str]] = [
     (["compress=default", "compress.budget=-1"], "`compress.budget` must be a loss of the metric, at least 0, got -1"),
     (["compress=default", "compress.keep=[2]"], "`compress.keep` must be shares of the hidden units in (0, 1]"),

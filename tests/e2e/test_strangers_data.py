@@ -5,12 +5,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from export.runtime import Bundle
+from recsys.layers.embedding import Table
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -61,6 +63,20 @@ def test_the_run_folder_holds_everything(din_run):
         "log/metrics.csv",
     } <= names
     assert "oc.env" not in (din_run / "config.yaml").read_text()
+
+
+def test_the_log_holds_what_the_terminal_showed(din_run):
+    """Bug: the tables of cleaning and of the results were on the terminal alone."""
+    content = (din_run / "run.log").read_text(encoding="utf-8")
+    for text in (
+        "scene not in table `scenes`",
+        "DIN on bookshop",
+        "ndcg@10",
+        "bundle.tar.gz",
+        f"run folder: {din_run}",
+    ):
+        assert content.count(text) == 1
+    assert "\x1b" not in content
 
 
 def test_cleaning_is_counted_in_metrics_json(din_run, bookshop):
@@ -332,6 +348,24 @@ def test_evaluate_refuses_data_that_changed(din_run, bookshop, call):
         loans.write_bytes(content)
     assert done.returncode == 1
     assert "was trained on other data" in done.stderr
+
+
+def test_tables_that_do_not_fit_are_refused_before_they_are_made(bookshop, call, monkeypatch):
+    """Bug: they were allocated first, so that the machine swapped, or ended the run without a word."""
+    devices: list[str] = []
+    make = Table.__init__
+
+    def noted(self: Table, *arguments: Any, **options: Any) -> None:
+        make(self, *arguments, **options)
+        devices.append(self.weight.device.type)
+
+    monkeypatch.setattr(Table, "__init__", noted)
+    monkeypatch.setattr("recsys.memory.device_memory", lambda _: 1000)
+    done = call("train.py", *bookshop_options(bookshop), "trainer=cpu")
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: the embedding tables with what Adam keeps of them take ")
+    assert done.stderr.count("\n") == 1
+    assert set(devices) == {"meta"}
 
 
 def test_seeds_are_repeated_and_averaged(bookshop, call, tmp_path):

@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pytorch_lightning.utilities import rank_zero_only
 
 from export.runtime import Bundle
 from recsys.callbacks import MetricsLog
-from recsys.checkpoints import PLACE_KEY, LastCheckpoint
+from recsys.checkpoints import PLACE_KEY, Interrupted, LastCheckpoint
 from recsys.cli import RunLog
 from recsys.models.base import read_checkpoint
 from recsys.report import read_curves
@@ -209,6 +210,19 @@ def test_a_signal_while_data_is_prepared_leaves_nothing_half_written(bookshop, t
     assert not [p for p in tmp_path.rglob("*") if p.is_file()]
 
 
+def test_an_interrupted_process_of_several_leaves_no_folder_of_its_own(call, tmp_path, monkeypatch):
+    """Bug: torchrun's processes name their folders by their own clocks, and only the first one's is used."""
+
+    def interrupted(*_: object) -> None:
+        raise Interrupted(signal.SIGTERM, tmp_path / "last.ckpt")
+
+    monkeypatch.setattr("recsys.training.train", interrupted)
+    monkeypatch.setattr(rank_zero_only, "rank", 1)
+    done = call("train.py", "model=mf", f"hydra.run.dir={tmp_path}/outputs/second")
+    assert (done.returncode, done.stderr) == (143, "")
+    assert not (tmp_path / "outputs").exists()
+
+
 @pytest.mark.slow
 def test_processes_stop_together_and_go_on_together(bookshop, tmp_path):
     ddp = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.precision=32-true"]
@@ -268,6 +282,30 @@ def test_a_run_killed_before_its_page_is_exported_and_reported_again(finished, b
     assert done.returncode == 0, done.stderr
     assert Bundle.load(finished / "bundle").manifest["model"] == "DeepFM"
     assert (finished / "report.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("model", "resume"), [("mf", "go on with resume={run}/checkpoints/last.ckpt, or "), ("item_knn", "")]
+)
+def test_a_signal_after_the_training_says_what_is_saved_and_how_to_go_on(
+    bookshop, call, tmp_path, monkeypatch, model, resume
+):
+    """Bug: "interrupted." was all, as if the training were lost."""
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("recsys.run_files.best_possible", interrupted)
+    place = [f"hydra.searchpath=[file://{bookshop}/configs]", "data=bookshop", f"hydra.run.dir={tmp_path}/run"]
+    done = call("train.py", *place, f"model={model}", *(["trainer.max_epochs=1"] if model == "mf" else []))
+    assert done.returncode == 130
+    run = tmp_path / "run"
+    assert done.stderr == (
+        f"error: interrupted. What was done so far and run.log are in {run}. The trained model is saved; "
+        f"{resume.format(run=run)}give checkpoint={run}/checkpoints/best.ckpt to scripts/evaluate.py or "
+        "scripts/export.py.\n"
+    )
+    assert (run / "checkpoints" / "best.ckpt").is_file()
 
 
 REFUSED = {

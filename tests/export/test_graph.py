@@ -15,6 +15,7 @@ from export.artifact import check_parity
 from export.catalogue import Catalogue
 from export.graph import open_graph, ranker_graph, write_graph
 from export.measure import file_size
+from export.multiply_out import MultipliedDeepFM
 from export.quantize import quantize_dense
 from export.rows import RawRows
 from export.vocabularies import MISSING_INT
@@ -160,7 +161,10 @@ def test_large_weights_lie_beside_the_graph(exported, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("half", [True, False])
 def test_a_request_scores_the_same_whether_or_not_items_are_summed_in_advance(half, exported, monkeypatch):
-    made, scores = exported("deepfm"), {}
+    """Bug: a model whose items' sums are too many was multiplied out twice."""
+    made, scores, multiplied = exported("deepfm"), {}, []
+    prepare = MultipliedDeepFM.prepare
+    monkeypatch.setattr(MultipliedDeepFM, "prepare", lambda model: (multiplied.append(model), prepare(model)))
     raw = made.raw
     catalogue = Catalogue.build(made.model.schema, raw.store.encoders, raw.events.items)
     for limit in (graph.READY, 0):
@@ -171,6 +175,7 @@ def test_a_request_scores_the_same_whether_or_not_items_are_summed_in_advance(ha
         request = raw.request(session, int(np.flatnonzero(raw.store.part_E == TEST)[0]), np.arange(raw.store.items), 5)
         request["candidates"] = np.append(request["candidates"], [-5, MISSING_INT])
         scores[limit], _ = session.run(None, request)
+    assert len(multiplied) == 2, "once for each limit"
     np.testing.assert_allclose(*scores.values(), atol=2e-3 if half else 1e-5)
     assert np.ptp(scores[0]) > 0.1
 
