@@ -175,10 +175,17 @@ def check(cfg: DictConfig, typed: Sequence[str] = ()) -> None:
     _check_pretrained(cfg)
     if cfg.seeds < 1:
         raise ValueError(f"`seeds` must be at least 1 (runs), got {cfg.seeds}.")
-    if cfg.seeds > 1 and (cfg.resume or trainer.world_size > 1):
+    shared = cfg.trainer.get("strategy", "auto") != "auto"
+    if cfg.seeds > 1 and (cfg.resume or shared):
         raise ValueError(
             "`seeds` repeats new runs in one process; resume a single run by its checkpoint, and start "
             "several processes once per seed: -m seed=0,1,2."
+        )
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if processes > 1 and not shared and cfg.trainer.get("devices") == 1:
+        raise ValueError(
+            f"`trainer` is for one process and {processes} were started, each of which would train alone; take "
+            "trainer=ddp or trainer=sharded, or start it without torchrun."
         )
     if cfg.trainer.max_epochs == 0:
         raise ValueError("`trainer.max_epochs` must be at least 1, or -1 to train until `patience` ends it, got 0.")

@@ -108,7 +108,10 @@ class FeatureEmbedding(nn.Module):
     ) -> None:
         super().__init__()
         if history and schema.history is None:
-            raise no_history()
+            raise ValueError(
+                "`model.history` needs the users' histories; declare `data.history` with its columns, or set "
+                "model.history=false."
+            )
         past = schema.histories if history else ()
         unseen = [schema.offset(c.name) for c in (*schema.fields, *schema.tags)]
         self.table = Table(schema.rows, embedding_dim, unseen, std=std, sparse=sparse, l2=l2)
@@ -214,7 +217,7 @@ class HistoryEmbedding(nn.Module):
     def __init__(self, schema: FeatureSchema) -> None:
         super().__init__()
         if schema.history is None:
-            raise no_history()
+            raise ValueError("the model reads histories; declare `data.history` with its columns.")
         self.columns = [c.name for c in schema.histories]
         fields = [c.name for c in schema.histories if c.is_field]
         self.reads = frozenset((*self.columns, *map(history_name, self.columns)))
@@ -247,11 +250,6 @@ class HistoryEmbedding(nn.Module):
         ids = batch.lists[history_name(name)]
         real = ids != PADDING
         return (table(ids), real) if name in self.positions else (table.mean(ids), real.any(-1))
-
-
-def no_history() -> ValueError:
-    """The error of a model that reads histories where the data has none."""
-    return ValueError("the model reads histories; declare `data.history` with its columns.")
 
 
 def _any(masks: Sequence[Tensor]) -> Tensor:
