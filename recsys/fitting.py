@@ -44,7 +44,7 @@ def fit_run(cfg: DictConfig, folder: Path, finish: Finish) -> float:
     save(folder / "checkpoints" / "best.ckpt", fitted, cfg, data)
     test = judge(fitted, data, TEST, cut_offs(list(cfg.evaluation.k)), fitted.threshold)
     monitor, _ = build_monitor(cfg, data.schema.label.kind)
-    origin = {"model": name, "seed": cfg.seed, "monitor": monitor, "data": data.state}
+    origin = {"model": name, "seed": cfg.seed, "monitor": monitor, "refit": cfg.refit, "data": data.state}
     origin["seconds"] = {"train": seconds, "score": test.seconds}
     report_results(folder, part_metrics(valid.results, test.results), fitted, data, test.rows, origin)
     finish_run(folder, fitted, data, finish, started)
