@@ -105,7 +105,8 @@ def refit(
     trainer = build_trainer(cfg, data.schema.label.kind, folder, resumed.steps if resumed else 0, epochs)
     model = new_model(cfg, data, trainer)
     model.threshold = threshold
-    log.info("refit: %d epoch(s) on %s training and validation rows", epochs, f"{len(data.train_rows):,}")
+    if trainer.is_global_zero:
+        log.info("refit: %d epoch(s) on %s training and validation rows", epochs, f"{len(data.train_rows):,}")
     seconds = _fit(trainer, model, data, resumed)
     return load_model(folder / "checkpoints" / BEST), seconds
 
