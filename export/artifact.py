@@ -221,9 +221,13 @@ def _as_exported(model: Trained) -> Trained:
     return model
 
 
-def facts_of_run(data: DataModule, folder: Path) -> dict[str, Any]:
-    """What a run's folder says of its model: name and fingerprint of the data, metrics, calibration error."""
-    facts: dict[str, Any] = {"name": data.spec.name, "data": data.state}
+def facts_of_run(data: DataModule, model: Trained, folder: Path) -> dict[str, Any]:
+    """What a run's folder says of its model: name and fingerprint of the data, metrics, calibration error.
+
+    `saw_valid` says that the model has learned the validation rows too, and that the metrics on these are of another,
+    which had not.
+    """
+    facts: dict[str, Any] = {"name": data.spec.name, "data": data.state, "saw_valid": model.saw_valid}
     if (folder / "metrics.json").is_file():
         found = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
         facts["metrics"] = {part: found[part] for part in ("valid", "test") if part in found}

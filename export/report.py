@@ -30,6 +30,7 @@ def report_variants(
         "budget": settings.budget,
         "target": settings.target,
         "chosen": chosen.name if chosen else None,
+        "saw_valid": variants[0].model.saw_valid,
         "test": test,
         "machine": {"cpu": cpu_features(), "system": platform.platform(), "onnxruntime": onnxruntime.__version__},
         "variants": rows,
@@ -45,7 +46,8 @@ def report_variants(
 
 def variants_table(variants: Sequence[Variant], chosen: Variant | None) -> Table:
     """One row per variant; the loss is on the validation rows, with its 95% interval."""
-    table = Table(title="Variants: 256 rows on one thread, 512 on all cores; validation rows", title_justify="left")
+    rows = "validation rows" + (", learned by the model" if variants[0].model.saw_valid else "")
+    table = Table(title=f"Variants: 256 rows on one thread, 512 on all cores; {rows}", title_justify="left")
     metric = next(iter(variants[0].metrics))
     shown = {
         "MiB": "size_mb",

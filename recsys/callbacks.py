@@ -51,10 +51,10 @@ class Throughput(pl.Callback):
         return self.rows / max(self.seconds, 1e-9)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
-        """Log the epoch's figures."""
+        """Log the epoch's figures; without a validation before, asking for them is when all processes add them up."""
+        shown = {n: v for n, v in trainer.callback_metrics.items() if n.startswith(("train/", "valid/"))}
         if not trainer.is_global_zero:
             return
-        shown = {n: v for n, v in trainer.callback_metrics.items() if n.startswith(("train/", "valid/"))}
         figures = "  ".join(f"{name} {float(value):.4f}" for name, value in shown.items())
         log.info("epoch %d  %s  %s rows/s", trainer.current_epoch, figures, f"{self.rows_per_second:,.0f}")
 

@@ -17,6 +17,7 @@ from pytorch_lightning.trainer.states import TrainerFn
 from recsys.files import whole_file
 
 PLACE_KEY = "recsys_place"
+BEST, SELECTED, LAST, REFIT = "best.ckpt", "selected.ckpt", "last.ckpt", "refit.ckpt"  # inside checkpoints/
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 ASK_EVERY = 16  # steps, or batches of a validation, after which several processes agree on whether to stop
 
@@ -43,13 +44,13 @@ class WholeCheckpoints(TorchCheckpointIO):
 
 
 class BestCheckpoint(ModelCheckpoint):
-    """best.ckpt, the epoch with the best value of the watched metric; a resumed run may lie in another place."""
+    """The epoch with the best value of the watched metric; a resumed run may lie in another place."""
 
-    def __init__(self, folder: Path, monitor: str, mode: str) -> None:
-        super().__init__(folder, "best", monitor, mode=mode, enable_version_counter=False)
+    def __init__(self, path: Path, monitor: str, mode: str) -> None:
+        super().__init__(path.parent, path.stem, monitor, mode=mode, enable_version_counter=False)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over the best value. Raises FileNotFoundError when best.ckpt did not come along."""
+        """Take over the best value. Raises FileNotFoundError when the checkpoint did not come along."""
         score = state_dict["best_model_score"]
         place: dict[str, Any] = {"dirpath": self.dirpath}
         if score is not None:
@@ -60,8 +61,21 @@ class BestCheckpoint(ModelCheckpoint):
         super().load_state_dict(state_dict | place)
 
 
+class RefitCheckpoint(Checkpoint):
+    """The model after `epochs` epochs, with which training ends, however many its learning rate is planned for."""
+
+    def __init__(self, path: Path, epochs: int) -> None:
+        self.path, self.epochs = path, epochs
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+        """Save and stop after the last epoch."""
+        if trainer.current_epoch + 1 == self.epochs:
+            trainer.should_stop = True
+            trainer.save_checkpoint(self.path)
+
+
 class LastCheckpoint(Checkpoint):
-    """last.ckpt, from which training goes on as if it had never stopped.
+    """last.ckpt (or refit.ckpt beside it), from which training goes on as if it had never stopped.
 
     It is written every `every` optimizer steps, one step before a validation begins, and at every epoch's end, and
     carries, besides what Lightning saves, the place in the data (epoch and batch), whether training was to stop early,
@@ -155,7 +169,7 @@ class LastCheckpoint(Checkpoint):
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:  # noqa: ARG002
         """A lost worker after a signal is its effect: whoever ends all processes has ended the loader's too."""
         if self._received and isinstance(exception, RuntimeError | ConnectionError):
-            raise Interrupted(self._received, self.path) from exception
+            raise Interrupted(self._received, self.path.with_name(LAST)) from exception
 
     def _asked_to_stop(self, trainer: pl.Trainer, count: int = 0) -> bool:
         """Whether any process got a signal; several processes exchange it only at a `count` of every `ASK_EVERY`."""
@@ -166,7 +180,7 @@ class LastCheckpoint(Checkpoint):
 
     def _stop_if(self, asked: bool) -> None:
         if asked:
-            raise Interrupted(self._received or signal.SIGTERM, self.path)
+            raise Interrupted(self._received or signal.SIGTERM, self.path.with_name(LAST))
 
     def _save(self, trainer: pl.Trainer, epoch: int, batch: int) -> None:
         self._place = {"epoch": epoch, "batch": batch, "stop": trainer.should_stop, "random": _random_state(trainer)}

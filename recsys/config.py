@@ -18,12 +18,21 @@ from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from recsys.callbacks import CONFIG_KEY, DATA_KEY, CarryOrigin, MetricsLog, Progress, Throughput
-from recsys.checkpoints import BestCheckpoint, LastCheckpoint, WholeCheckpoints
+from recsys.checkpoints import (
+    BEST,
+    LAST,
+    REFIT,
+    SELECTED,
+    BestCheckpoint,
+    LastCheckpoint,
+    RefitCheckpoint,
+    WholeCheckpoints,
+)
 from recsys.classical.base import Classical
 from recsys.classical.fitted import Fitted, learns_from_likes
 from recsys.data.module import DataModule, DataSpec
 from recsys.evaluation import Evaluation, cut_offs, monitor_of
-from recsys.models.base import CLASS_KEY, Recommender, class_named, load_model, read_checkpoint
+from recsys.models.base import CLASS_KEY, THRESHOLD_KEY, Recommender, class_named, load_model, read_checkpoint
 from recsys.optimizers import TABLES
 from recsys.schema import FeatureSchema, schema_difference
 
@@ -97,11 +106,14 @@ def training_of(cfg: DictConfig) -> dict[str, Any]:
     }
 
 
-def build_trainer(cfg: DictConfig, kind: str, folder: Path | None = None, steps: int = 0) -> pl.Trainer:
+def build_trainer(
+    cfg: DictConfig, kind: str, folder: Path | None = None, steps: int = 0, refit_epochs: int | None = None
+) -> pl.Trainer:
     """The trainer of `cfg.trainer`, with the evaluation of labels of `kind`.
 
     With a `folder` it writes checkpoints and logs there and stops early; without one it only evaluates, on one
-    device, and writes nothing. `steps` of the optimizer were done before, in a run that is resumed.
+    device, and writes nothing. `steps` of the optimizer were done before, in a run that is resumed. With
+    `refit_epochs` it trains a second time, for so many epochs of those in `cfg.trainer`, without validation.
     """
     throughput = Throughput()
     callbacks: list[pl.Callback] = [Evaluation(list(cfg.evaluation.k)), throughput]
@@ -111,13 +123,21 @@ def build_trainer(cfg: DictConfig, kind: str, folder: Path | None = None, steps:
     if folder is None:
         options |= {"devices": 1, "num_nodes": 1, "strategy": "auto"}
         return _make(options, "trainer", callbacks=callbacks, logger=False, enable_checkpointing=False)
-    monitor, mode = build_monitor(cfg, kind)
-    if cfg.patience is not None:
-        callbacks.append(EarlyStopping(monitor, mode=mode, patience=cfg.patience))
-    checkpoints = folder / "checkpoints"
+    checkpoints, loggers = folder / "checkpoints", _loggers(folder, "refit" if refit_epochs else "metrics", steps)
     callbacks += [LearningRateMonitor("epoch"), CarryOrigin(resolve(cfg))]
-    callbacks += [BestCheckpoint(checkpoints, monitor, mode), LastCheckpoint(checkpoints / "last.ckpt", cfg.save_every)]
-    return _make(options, "trainer", callbacks=callbacks, logger=_loggers(folder, steps), plugins=[WholeCheckpoints()])
+    if refit_epochs:
+        options |= {"limit_val_batches": 0, "min_epochs": None, "min_steps": None}
+        callbacks += [
+            RefitCheckpoint(checkpoints / BEST, refit_epochs),
+            LastCheckpoint(checkpoints / REFIT, cfg.save_every),
+        ]
+    else:
+        monitor, mode = build_monitor(cfg, kind)
+        if cfg.patience is not None:
+            callbacks.append(EarlyStopping(monitor, mode=mode, patience=cfg.patience))
+        callbacks.append(BestCheckpoint(checkpoints / (SELECTED if cfg.refit else BEST), monitor, mode))
+        callbacks.append(LastCheckpoint(checkpoints / LAST, cfg.save_every))
+    return _make(options, "trainer", callbacks=callbacks, logger=loggers, plugins=[WholeCheckpoints()])
 
 
 def build_monitor(cfg: DictConfig, kind: str) -> tuple[str, str]:
@@ -125,13 +145,13 @@ def build_monitor(cfg: DictConfig, kind: str) -> tuple[str, str]:
     return monitor_of(kind, cfg.evaluation.monitor, cfg.evaluation.k, cfg.evaluation.candidates)
 
 
-def _loggers(folder: Path, steps: int) -> list[Logger]:
+def _loggers(folder: Path, name: str, steps: int) -> list[Logger]:
     """A CSV log, and TensorBoard's where it is installed."""
-    loggers: list[Logger] = [MetricsLog(folder / "log" / "metrics.csv", steps)]
+    loggers: list[Logger] = [MetricsLog(folder / "log" / f"{name}.csv", steps)]
     if importlib.util.find_spec("tensorboard"):
         from pytorch_lightning.loggers import TensorBoardLogger
 
-        loggers.append(TensorBoardLogger(folder, name="", version="tensorboard"))
+        loggers.append(TensorBoardLogger(folder / "tensorboard", name="", version=name))
     return loggers
 
 
@@ -154,8 +174,6 @@ def check(cfg: DictConfig, typed: Sequence[str] = ()) -> None:
     if is_classical(cfg):
         _check_classical(cfg, typed)
         return
-    if "refit" in map(_option, typed):
-        raise ValueError("`refit` is for models that are fitted in one go; this one stops by its validation rows.")
     data = build_data(cfg)
     schema = data.spec.schema
     with torch.device("meta"):
@@ -172,6 +190,11 @@ def check(cfg: DictConfig, typed: Sequence[str] = ()) -> None:
         )
     if cfg.patience is not None and cfg.patience < 1:
         raise ValueError(f"`patience` must be at least 1 (epochs), or null to never stop early, got {cfg.patience}.")
+    if cfg.refit and (cfg.trainer.get("max_steps", -1) != -1 or cfg.trainer.get("max_time")):
+        raise ValueError(
+            "`refit` trains again for as many epochs as the best ones; give the length of training by "
+            "`trainer.max_epochs` alone, without `trainer.max_steps` and `trainer.max_time`."
+        )
     _check_pretrained(cfg)
     if cfg.seeds < 1:
         raise ValueError(f"`seeds` must be at least 1 (runs), got {cfg.seeds}.")
@@ -230,7 +253,11 @@ def _check_pretrained(cfg: DictConfig) -> None:
             f"best.ckpt], got {cfg.pretrained!r}."
         )
     for path in cfg.pretrained or ():
-        read_checkpoint(path)
+        if read_checkpoint(path).get(THRESHOLD_KEY) is not None:
+            raise ValueError(
+                f"`pretrained`: {path} has learned the validation rows (`refit`), by which this model is to be judged; "
+                f"give the {SELECTED} beside it."
+            )
 
 
 def _check_optimizer(cfg: DictConfig, model: Recommender) -> None:

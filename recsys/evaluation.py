@@ -190,16 +190,36 @@ def best_possible(data: DataModule, part: int) -> dict[str, float]:
     return {"auc": auc(score_B, label_B), "logloss": logloss(score_B, label_B)}
 
 
-def evaluate(trainer: pl.Trainer, model: pl.LightningModule, data: DataModule) -> dict[str, Any]:
+def evaluate(trainer: pl.Trainer, model: Recommender, data: DataModule) -> dict[str, Any]:
     """Metrics of the validation and the test part, and the test part's intervals and groups.
 
-    The threshold for F1 comes from the validation part. `trainer` must carry an `Evaluation` callback and compute in
-    float32.
+    `trainer` must carry an `Evaluation` callback and compute in float32.
     """
-    evaluation = next(c for c in trainer.callbacks if isinstance(c, Evaluation))  # type: ignore[attr-defined]
+    return part_metrics(validate(trainer, model, data), test(trainer, model, data))
+
+
+def validate(trainer: pl.Trainer, model: Recommender, data: DataModule) -> Results:
+    """Judge the validation part, from which the threshold for F1 comes.
+
+    Of validation rows that it has learned a model says nothing, and the threshold is its own.
+    """
+    evaluation = evaluation_of(trainer)
+    if model.threshold is not None:
+        evaluation.threshold = model.threshold
+        return Results(metrics={})
     trainer.validate(model, datamodule=data, verbose=False)
+    return evaluation.results["valid"]
+
+
+def test(trainer: pl.Trainer, model: Recommender, data: DataModule) -> Results:
+    """Judge the test part, after `validate`."""
     trainer.test(model, datamodule=data, verbose=False)
-    return part_metrics(evaluation.results["valid"], evaluation.results["test"])
+    return evaluation_of(trainer).results["test"]
+
+
+def evaluation_of(trainer: pl.Trainer) -> Evaluation:
+    """The `Evaluation` that a trainer carries."""
+    return next(c for c in trainer.callbacks if isinstance(c, Evaluation))  # type: ignore[attr-defined]
 
 
 def part_metrics(valid: Results, test: Results) -> dict[str, Any]:

@@ -43,7 +43,7 @@ def fit_run(cfg: DictConfig, folder: Path, finish: Finish) -> float:
     show(f"model   {name}: {fitted.numbers:,} numbers learned in {seconds:.1f} s{tuned_note()}")
     save(folder / "checkpoints" / "best.ckpt", fitted, cfg, data)
     monitor, _ = build_monitor(cfg, data.schema.label.kind)
-    origin = {"model": name, "seed": cfg.seed, "monitor": monitor, "data": data.state}
+    origin = {"model": name, "seed": cfg.seed, "monitor": monitor, "refit": cfg.refit, "data": data.state}
     with once_trained(folder):
         test = judge(fitted, data, TEST, cut_offs(list(cfg.evaluation.k)), fitted.threshold)
         origin["seconds"] = {"train": seconds, "score": test.seconds}

@@ -10,7 +10,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from recsys.callbacks import CONFIG_KEY, DATA_KEY
-from recsys.checkpoints import PLACE_KEY
+from recsys.checkpoints import LAST, PLACE_KEY, REFIT
 from recsys.config import resolve
 from recsys.data.module import DataModule
 from recsys.declare import differences, listed
@@ -47,7 +47,7 @@ def find_resumption(cfg: DictConfig, folder: Path) -> Resumption | None:
     path = _newest(cfg, folder) if cfg.resume is True else Path(cfg.resume)
     content = read_checkpoint(path)
     path = path.resolve()
-    if PLACE_KEY not in content or not (path.parents[1] / "config.yaml").is_file():
+    if PLACE_KEY not in content or path.name == REFIT or not (path.parents[1] / "config.yaml").is_file():
         raise ValueError(f"`resume` needs the checkpoints/last.ckpt inside a run's folder, got {str(path)!r}.")
     if _finished(path.parents[1]):
         raise ValueError(f"there is nothing to resume: the run {path.parents[1]} is finished.")
@@ -55,6 +55,16 @@ def find_resumption(cfg: DictConfig, folder: Path) -> Resumption | None:
         raise ValueError("a run with `trainer.max_steps` cannot be resumed; count its length by `trainer.max_epochs`.")
     if different := _differences(content[CONFIG_KEY], cfg):
         raise ValueError(f"{path} was trained with another configuration ({different}); resume it with its own.")
+    return _resumption(path, content)
+
+
+def find_refit(folder: Path) -> Resumption | None:
+    """Where the second training (`refit`) of the run in `folder` goes on; None where it has not begun."""
+    path = folder / "checkpoints" / REFIT
+    return _resumption(path, read_checkpoint(path)) if path.is_file() else None
+
+
+def _resumption(path: Path, content: Mapping[str, Any]) -> Resumption:
     place = content[PLACE_KEY]
     return Resumption(
         checkpoint=path,
@@ -80,7 +90,7 @@ def check_resumable(resumption: Resumption, model: Recommender, data: DataModule
 
 def _newest(cfg: DictConfig, folder: Path) -> Path:
     """The last.ckpt of the newest unfinished run beside `folder` (or in it) whose configuration is this one's."""
-    found = [p for p in folder.parent.glob("*/checkpoints/last.ckpt") if (p.parents[1] / "config.yaml").is_file()]
+    found = [p for p in folder.parent.glob(f"*/checkpoints/{LAST}") if (p.parents[1] / "config.yaml").is_file()]
     found.sort(key=lambda p: p.stat().st_mtime, reverse=True)
     reason = "no run there has a checkpoints/last.ckpt."
     for place, path in enumerate(found):

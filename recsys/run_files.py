@@ -71,10 +71,9 @@ def once_trained(folder: Path) -> Iterator[None]:
         yield
     except (KeyboardInterrupt, SystemExit) as error:
         best, last = folder / "checkpoints" / "best.ckpt", folder / "checkpoints" / "last.ckpt"
-        resume = f"go on with resume={last}, or " if last.exists() else ""
-        error.add_note(
-            f"The trained model is saved; {resume}give checkpoint={best} to scripts/evaluate.py or scripts/export.py."
-        )
+        ways = [f"go on with resume={last}"] if last.exists() else []
+        ways += [f"give checkpoint={best} to scripts/evaluate.py or scripts/export.py"] if best.exists() else []
+        error.add_note(f"The trained model is saved; {', or '.join(ways)}.")
         raise
 
 

@@ -12,15 +12,15 @@ import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from recsys.checkpoints import Interrupted
+from recsys.checkpoints import BEST, REFIT, Interrupted
 from recsys.cli import go_on_in
 from recsys.config import build_data, build_model, build_trainer, is_classical
 from recsys.data.module import DataModule
-from recsys.evaluation import Evaluation, evaluate
+from recsys.evaluation import evaluation_of, part_metrics, test, validate
 from recsys.files import whole_file
 from recsys.fitting import fit_run
 from recsys.memory import check_tables_fit
-from recsys.models.base import Recommender, load_model
+from recsys.models.base import Recommender, load_model, read_checkpoint
 from recsys.report import (
     cleaning_table,
     plot_curves,
@@ -30,7 +30,7 @@ from recsys.report import (
     write_json,
     write_page,
 )
-from recsys.resume import check_resumable, find_resumption
+from recsys.resume import Resumption, check_resumable, find_refit, find_resumption
 from recsys.run_files import Finish, begin_run, data_line, finish_run, once_trained, report_results, show, tuned_note
 from recsys.sharding import check_precision
 
@@ -40,12 +40,12 @@ log = logging.getLogger(__name__)
 def train(cfg: DictConfig, folder: Path, finish: Finish) -> float:
     """One run in `folder`, or in that of the run it resumes; returns the best value of the watched metric.
 
-    `finish(model, data, folder)` is called with the best model once its metrics are written; report.html comes last.
+    The model of the best epoch is tested, or, with `cfg.refit`, one that is then trained on the validation rows too.
+    `finish(model, data, folder)` is called with it once its metrics are written; report.html comes last.
     """
     if is_classical(cfg):
         return fit_run(cfg, folder, finish)
     started = time.perf_counter()
-    pl.seed_everything(cfg.seed, workers=True, verbose=False)
     data, resumed = build_data(cfg), find_resumption(cfg, folder)
     if resumed:
         folder, data.start = go_on_in(resumed.folder), resumed.start
@@ -53,6 +53,69 @@ def train(cfg: DictConfig, folder: Path, finish: Finish) -> float:
     data.prepare_data()
     data.setup()
     data.check_evaluation()
+    model = new_model(cfg, data, trainer)
+    if resumed:
+        check_resumable(resumed, model, data)
+        log.info("resuming %s in epoch %d after %d batches", folder, *resumed.start)
+    if trainer.is_global_zero:
+        data.check_leaks()
+        begin_run(cfg, folder, data)
+        if not resumed:
+            (folder / "checkpoints" / REFIT).unlink(missing_ok=True)  # that of an earlier run in this folder
+        show(cleaning_table(data.store.cleaning), summary(data, model, trainer))
+        log.info("first step after %.1f s", time.perf_counter() - started)
+    checkpoint: Any = trainer.checkpoint_callback
+    try:
+        fitted = _fit(trainer, model, data, resumed)
+        folder = trainer.strategy.broadcast(folder)
+        if not trainer.is_global_zero:
+            go_on_in(folder)  # each of torchrun's processes names a folder by its own clock
+        if not checkpoint.best_model_path:
+            raise ValueError("training ended before the first validation; give `trainer.max_epochs` at least 1.")
+        with once_trained(folder):
+            model = load_model(checkpoint.best_model_path)
+            valid = validate(trainer, model, data)
+        if cfg.refit:
+            again = find_refit(folder) if resumed else None
+            model, fitted = refit(
+                cfg, folder, checkpoint.best_model_path, evaluation_of(trainer).threshold, data, again
+            )
+    except Interrupted as signal:
+        if trainer.is_global_zero:
+            _report_interrupted(cfg, folder, signal, model, data, trainer)
+        raise
+    with once_trained(folder):
+        metrics = part_metrics(valid, test(trainer, model, data))
+        if trainer.is_global_zero:
+            _report(cfg, folder, metrics, model, data, trainer, fitted)
+            finish_run(folder, model, data, finish, started)
+    return float(checkpoint.best_model_score)
+
+
+def refit(
+    cfg: DictConfig, folder: Path, selected: str, threshold: float, data: DataModule, resumed: Resumption | None
+) -> tuple[Recommender, float]:
+    """A model trained anew on the training and the validation rows, from the same first weights; and the seconds.
+
+    It trains for as many epochs as lie behind the best one, whose checkpoint is `selected`, with the learning rates of
+    these. Nothing is left to judge it by before the test: the length, and the `threshold`, are the first training's.
+    """
+    epochs = read_checkpoint(selected)["epoch"] + 1
+    data = data.with_valid()
+    if resumed:
+        data.start = resumed.start
+    trainer = build_trainer(cfg, data.schema.label.kind, folder, resumed.steps if resumed else 0, epochs)
+    model = new_model(cfg, data, trainer)
+    model.threshold = threshold
+    if trainer.is_global_zero:
+        log.info("refit: %d epoch(s) on %s training and validation rows", epochs, f"{len(data.train_rows):,}")
+    seconds = _fit(trainer, model, data, resumed)
+    return load_model(folder / "checkpoints" / BEST), seconds
+
+
+def new_model(cfg: DictConfig, data: DataModule, trainer: pl.Trainer) -> Recommender:
+    """The model of `cfg` with its first weights, by the seed. Raises ValueError where it does not fit the trainer."""
+    pl.seed_everything(cfg.seed, workers=True, verbose=False)
     with torch.device("meta"):  # shapes alone, so that tables that do not fit are never allocated
         shapes = build_model(cfg, data.schema)
     check_tables_fit(shapes, trainer)
@@ -62,35 +125,15 @@ def train(cfg: DictConfig, folder: Path, finish: Finish) -> float:
         model.compile_layers()
     if cfg.pretrained:
         model.start_from([load_model(path) for path in cfg.pretrained])
-    if resumed:
-        check_resumable(resumed, model, data)
-        log.info("resuming %s in epoch %d after %d batches", folder, *resumed.start)
-    if trainer.is_global_zero:
-        data.check_leaks()
-        begin_run(cfg, folder, data)
-        show(cleaning_table(data.store.cleaning), summary(data, model, trainer))
-        log.info("first step after %.1f s", time.perf_counter() - started)
-    fitting = time.perf_counter()
-    try:
-        trainer.fit(model, datamodule=data, ckpt_path=resumed.checkpoint if resumed else None, weights_only=True)
-    except Interrupted as signal:
-        if trainer.is_global_zero:
-            _report_interrupted(cfg, folder, signal, model, data, trainer)
-        raise
-    fitted = time.perf_counter() - fitting
-    begun = trainer.strategy.broadcast(folder)
-    if not trainer.is_global_zero:
-        go_on_in(begun)  # each of torchrun's processes names a folder by its own clock
-    checkpoint: Any = trainer.checkpoint_callback
-    if not checkpoint.best_model_path:
-        raise ValueError("training ended before the first validation; give `trainer.max_epochs` at least 1.")
-    with once_trained(begun):
-        model = load_model(checkpoint.best_model_path)
-        metrics = evaluate(trainer, model, data)
-        if trainer.is_global_zero:
-            _report(cfg, folder, metrics, model, data, trainer, fitted)
-            finish_run(folder, model, data, finish, started)
-    return float(checkpoint.best_model_score)
+    return model
+
+
+def _fit(trainer: pl.Trainer, model: Recommender, data: DataModule, resumed: Resumption | None) -> float:
+    """Train, from where a run was cut; returns the seconds. What the optimizer remembers is let go."""
+    started = time.perf_counter()
+    trainer.fit(model, datamodule=data, ckpt_path=resumed.checkpoint if resumed else None, weights_only=True)
+    trainer.strategy.optimizers, trainer.strategy.lr_scheduler_configs = [], []
+    return time.perf_counter() - started
 
 
 def train_seeds(cfg: DictConfig, folder: Path, finish: Finish) -> float:
@@ -148,7 +191,7 @@ def _report(
     """The table on the terminal, the plots, evaluation.json and metrics.json; training took `fitted` seconds."""
     origin = _origin(cfg, model, data, trainer)
     plot_curves(read_curves(folder / "log" / "metrics.csv"), origin["monitor"], folder / "plots" / "curves.png")
-    evaluation = next(c for c in trainer.callbacks if isinstance(c, Evaluation))  # type: ignore[attr-defined]
+    evaluation = evaluation_of(trainer)
     origin["seconds"] = {"train": fitted, "score": evaluation.seconds["test"]}
     report_results(folder, metrics, model, data, evaluation.rows.get("test"), origin)
 
@@ -175,5 +218,6 @@ def _origin(cfg: DictConfig, model: Recommender, data: DataModule, trainer: pl.T
         "seed": cfg.seed,
         "epochs": trainer.current_epoch,
         "monitor": checkpoint.monitor,
+        "refit": cfg.refit,
         "data": data.state,
     }

@@ -5,18 +5,15 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # not scripts/, whose export.py would hide export/
 
-import logging
-
 from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, ListConfig
 
 from recsys.cli import launch, run_folder
 from recsys.comparison import comparison_table, enter, verdict, write_files
-from recsys.config import check, is_classical
+from recsys.config import check
 from recsys.run_files import show
 
-log = logging.getLogger("compare")
 OWN = ("models", "model", "search", "hydra.run.dir")
 
 
@@ -29,8 +26,6 @@ def compare(cfg: DictConfig) -> None:
     configs = {name: compose("tune", [*searchpath, *typed, f"model={name}"]) for name in cfg.models}
     for config in configs.values():
         check(config)
-    if cfg.refit and len({is_classical(config) for config in configs.values()}) == 2:
-        log.warning("`refit`: classical models of the test part learn the validation rows too, deep ones do not")
     entries = [enter(name, config, run_folder()) for name, config in configs.items()]
     page = write_files(entries, run_folder())
     show(comparison_table(entries), verdict(entries), f"report: {page}")

@@ -30,8 +30,10 @@ def evaluate_checkpoint(cfg: DictConfig) -> None:
     else:
         name = type(model).__name__
         metrics = evaluate(build_trainer(trained, model.schema.label.kind), model, data)
-    best = best_possible(data, TEST)
-    Console(highlight=False).print(metrics_table(f"{name} on {data.spec.name}", metrics, best))
+    best, console = best_possible(data, TEST), Console(highlight=False)
+    console.print(metrics_table(f"{name} on {data.spec.name}", metrics, best))
+    if model.saw_valid:
+        console.print("The validation part is left out: the model has learned its rows too (`refit`).")
     if cfg.output:
         Path(cfg.output).parent.mkdir(parents=True, exist_ok=True)
         write_json(Path(cfg.output), {**metrics, "best_possible": best, "config": OmegaConf.to_container(trained)})

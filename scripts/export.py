@@ -44,7 +44,7 @@ def export_checkpoint(cfg: DictConfig) -> None:
     trained.trainer = cfg.trainer
     data, model = reopen(cfg.checkpoint, trained)
     raw = RawRows.read(data)
-    facts = facts_of_run(data, run)
+    facts = facts_of_run(data, model, run)
     served = Served(model=model, encoders=data.store.encoders)
     whole = run / "bundle" if settings else folder
     if settings is None or not whole.exists() or (key and is_plain(whole)):

@@ -31,7 +31,8 @@ def main(cfg: DictConfig) -> float:
             return
         served = Served(model=model, encoders=data.store.encoders)
         try:
-            content = write_artifact(served, RawRows.read(data), folder / "bundle", manifest=facts_of_run(data, folder))
+            facts = facts_of_run(data, model, folder)
+            content = write_artifact(served, RawRows.read(data), folder / "bundle", manifest=facts)
         except NoGraph as error:  # the model is trained all the same
             log.warning("no bundle: %s", error)
         else:

@@ -1,8 +1,10 @@
 """What is refused before any data is read."""
 
 import pytest
+import pytorch_lightning as pl
 
 from recsys.config import check
+from recsys.models.mf import MF
 
 REFUSED = {
     "pretrained=outputs/x.ckpt": r"`pretrained` must be a list of two checkpoints .*, got 'outputs/x\.ckpt'",
@@ -32,3 +34,22 @@ def test_seeds_are_not_for_several_processes(composed):
 
 def test_a_validation_inside_an_epoch_is_accepted(composed):
     check(composed("trainer=cpu", "+trainer.val_check_interval=0.5"))
+
+
+@pytest.mark.parametrize("limit", ["max_steps=9", "max_time=00:01:00:00"])
+def test_a_second_training_is_as_long_in_epochs(composed, limit):
+    check(composed("trainer=cpu", f"+trainer.{limit}"))
+    with pytest.raises(ValueError, match=r"`refit` trains again for as many epochs"):
+        check(composed("trainer=cpu", "refit=true", f"+trainer.{limit}"))
+
+
+def test_what_has_learned_the_validation_rows_is_no_start(composed, schema, tmp_path):
+    model = MF(schema, embedding_dim=2)
+    trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    trainer.strategy.connect(model)
+    for threshold, name in ((None, "selected"), (0.0, "best")):
+        model.threshold = threshold
+        trainer.save_checkpoint(tmp_path / f"{name}.ckpt")
+    check(composed("model=ncf", "trainer=cpu", f"pretrained=[{tmp_path}/selected.ckpt]"))
+    with pytest.raises(ValueError, match=r"best\.ckpt has learned the validation rows .*; give the selected\.ckpt"):
+        check(composed("model=ncf", "trainer=cpu", f"pretrained=[{tmp_path}/selected.ckpt,{tmp_path}/best.ckpt]"))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
-from sklearn.metrics import log_loss, ndcg_score, roc_auc_score
+from sklearn.metrics import f1_score, log_loss, ndcg_score, roc_auc_score
 
 from recsys.data.batches import Batch, Rows
 from recsys.data.candidates import EXCLUDED, Candidates
@@ -116,6 +116,18 @@ def test_f1_uses_the_threshold_of_the_validation_part(tiny, tmp_path):
             best, threshold = f1(VALID, at), at
     assert found["valid"]["f1"] == pytest.approx(best)
     assert found["test"]["f1"] == pytest.approx(f1(TEST, threshold))
+
+
+def test_a_model_that_has_learned_the_validation_rows_is_not_judged_by_them(tiny, tmp_path, monkeypatch):
+    data = opened(tiny, tmp_path)
+    rows = Rows(data.store, TEST)
+    batch = rows[np.arange(len(rows))]
+    monkeypatch.setattr(ByIds, "threshold", 0.25)
+    found = scored(ByIds, data)
+    assert found["valid"] == {}
+    assert found["test"]["f1"] == pytest.approx(f1_score(batch.label_B, ByIds(data.schema)(batch) >= 0.25))
+    monkeypatch.undo()
+    assert scored(ByIds, data)["test"]["f1"] != found["test"]["f1"]
 
 
 def test_ranking_equals_a_loop_over_users(tiny, tmp_path):

@@ -130,11 +130,11 @@ class Batches(Dataset[Batch]):
 
 
 class Rows(Batches):
-    """Labelled events of one part; indexed by an array of positions in that part."""
+    """Labelled events of some parts; indexed by an array of positions among them."""
 
-    def __init__(self, store: Store, part: int) -> None:
+    def __init__(self, store: Store, *parts: int) -> None:
         self.store = store
-        self.rows = np.flatnonzero(store.part_E == part)
+        self.rows = np.flatnonzero(np.isin(store.part_E, parts))
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -146,15 +146,15 @@ class Rows(Batches):
 
 
 class TrainRows(Rows):
-    """Training events; for implicit data, each positive is followed by its freshly drawn negatives.
+    """Training events, those of some `parts`; for implicit data, freshly drawn negatives follow each positive.
 
     Indexed by (positions, key) as `Shuffled` yields them; the key seeds the draw, so every step of every epoch has
     its own. With negatives a batch has B * (1 + negatives) rows, the positive first in each group. `sampler` draws
     them; labelled events have none.
     """
 
-    def __init__(self, store: Store) -> None:
-        super().__init__(store, TRAIN)
+    def __init__(self, store: Store, *parts: int) -> None:
+        super().__init__(store, *(parts or (TRAIN,)))
         self.sampler = self._make_sampler() if store.schema.label.kind == "implicit" else None
 
     def _make_sampler(self) -> NegativeSampler:

@@ -1,5 +1,6 @@
 """The Lightning data module: tables -> events -> split -> encoders -> store -> batches, each one call."""
 
+import copy
 import dataclasses
 import hashlib
 import json
@@ -24,7 +25,7 @@ from recsys.data.candidates import Candidates, FewCandidates
 from recsys.data.events import load_events
 from recsys.data.leaks import RULES, check_leaks
 from recsys.data.resident import Resident
-from recsys.data.split import TEST, VALID, Split, split_events
+from recsys.data.split import TEST, TRAIN, VALID, Split, split_events
 from recsys.data.store import VERSION, Store, open_store, write_store
 from recsys.data.tables import SPLIT_COLUMN, SPLITS, TableSet, check_files
 from recsys.data.workers import THREADS, Workers, ray_cluster
@@ -182,6 +183,15 @@ class DataModule(pl.LightningDataModule):
     def train_rows(self) -> TrainRows:
         """The training dataset."""
         return TrainRows(self.store)
+
+    def with_valid(self) -> "DataModule":
+        """The same opened data with another training dataset: the rows of the training and of the validation part.
+
+        Negatives are drawn among the items of both and avoid the positives of both.
+        """
+        other = copy.copy(self)
+        other.train_rows, other.start = TrainRows(self.store, TRAIN, VALID), (0, 0)
+        return other
 
     def check_leaks(self) -> None:
         """Raise LeakError where training would know of validation or test rows, or of its own future."""

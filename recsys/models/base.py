@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 
 Schedule = Literal["constant", "linear", "cosine"]
 CLASS_KEY = "recsys_model"
+THRESHOLD_KEY = "recsys_threshold"
 CHUNK = 8192  # candidates scored at once
 
 
@@ -56,7 +57,12 @@ class Recommender(pl.LightningModule):
     A model whose logit is the dot product of a user's and an item's vector says that it is `separable` and implements
     both; another may compute what a request's candidates share once, in `forward_candidates`.
     All constructor keywords but the training ones are saved in the checkpoint as plain values.
+
+    `threshold` is None, or, in a model that has learned the validation rows too (`saw_valid`), the logit from which on
+    F1 counts a row as positive: these rows can no longer give it.
     """
+
+    threshold: float | None = None
 
     def __init__(self, schema: FeatureSchema | Mapping[str, Any], **training: Any) -> None:
         super().__init__()
@@ -119,6 +125,11 @@ class Recommender(pl.LightningModule):
     def probable(self) -> bool:
         """Whether scores are probabilities."""
         return self.schema.label.kind != "rating"
+
+    @property
+    def saw_valid(self) -> bool:
+        """Whether the model has learned the validation rows too."""
+        return self.threshold is not None
 
     @property
     def separable(self) -> bool:
@@ -258,8 +269,13 @@ class Recommender(pl.LightningModule):
         return [{"params": weights, **own}, {"params": dense}]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Note which class the weights belong to."""
+        """Note which class the weights belong to, and the threshold."""
         checkpoint[CLASS_KEY] = f"{type(self).__module__}.{type(self).__qualname__}"
+        checkpoint[THRESHOLD_KEY] = self.threshold
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take over the threshold."""
+        self.threshold = checkpoint.get(THRESHOLD_KEY)
 
 
 def learning_rate_factor(schedule: Schedule, warmup: float, step: int, steps: int) -> float:

@@ -8,6 +8,7 @@ import pytest
 import pytorch_lightning as pl
 
 from recsys.data.module import DataModule, DataSpec
+from recsys.data.split import TEST, TRAIN
 from recsys.models.deepfm import DeepFM
 from recsys.models.din import DIN
 from recsys.models.mf import MF
@@ -18,6 +19,33 @@ def opened(mapping: dict, cache: Path, **options: int) -> DataModule:
     data.prepare_data()
     data.setup()
     return data
+
+
+@pytest.mark.parametrize("kind", ["binary", "implicit"])
+def test_with_valid_trains_on_the_rows_of_both_parts(tiny, tmp_path, kind):
+    """Every row of both once, with its own history; negatives avoid the positives of both parts, and only these."""
+    visits = pd.read_csv(tmp_path / "visits.csv").head(200)
+    visits.to_csv(tmp_path / "visits.csv", index=False)
+    label = {"kind": kind, "column": "bought"} if kind == "binary" else {"kind": kind, "negatives": 200}
+    data = opened({**tiny, "label": label}, tmp_path, batch_size=16)
+    data.start = (3, 2)
+    both, store = data.with_valid(), data.store
+    assert both.start == (0, 0)
+    part_E = np.asarray(store.part_E)
+    assert both.train_rows.rows.tolist() == np.flatnonzero(part_E != TEST).tolist()
+    assert data.train_rows.rows.tolist() == np.flatnonzero(part_E == TRAIN).tolist()
+    rows = [both.train_rows.rows[index] for index, _ in both.train_dataloader().sampler]
+    assert sorted(np.concatenate(rows)) == both.train_rows.rows.tolist()
+    data.check_leaks()
+    if kind == "binary":
+        return
+    for module, known in ((data, part_E == TRAIN), (both, part_E != TEST)):
+        met = {(u, i) for u, i in zip(store.user_E[known], store.item_E[known], strict=True)}
+        batch = module.train_rows[np.arange(len(module.train_rows)), (0,)]
+        user_B, item_B = (store.sides[role].ids[:, 0].tolist() for role in ("user", "item"))
+        drawn = {(user_B.index(int(u)), item_B.index(int(i))) for u, i in batch.ids_BF[batch.label_B == 0][:, [0, 2]]}
+        users, items = {u for u, _ in met}, {i for _, i in met}
+        assert drawn == {(u, i) for u in users for i in items} - met
 
 
 @pytest.mark.parametrize(("part", "name"), [("valid", "validation"), ("test", "test")])

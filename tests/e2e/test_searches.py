@@ -59,7 +59,6 @@ def test_a_classical_model_is_trained_and_evaluated_by_the_same_commands(run, ca
         (["model=svd", "model.epochs=0"], "`model`: .*`epochs` must be at least 1"),
         (["model=svd", "data.label.kind=implicit"], "SVD cannot be fitted on implicit feedback; use model=ials"),
         (["model=ease", "data.label.kind=rating"], "EASE cannot be fitted on ratings feedback"),
-        (["model=mf", "refit=true"], "`refit` is for models that are fitted in one go"),
     ],
 )
 def test_what_a_model_has_no_use_for_is_refused_by_name(run, arguments, message, bookshop):
@@ -131,7 +130,7 @@ def test_a_search_of_a_deep_model_gives_hopeless_trials_up(run, bookshop):
 
 def test_models_are_compared_on_equal_terms(run, bookshop):
     folder = bookshop / "outputs" / "bookshop" / "compare"
-    options = ["trainer=cpu", "trainer.max_epochs=1", "trials=2"]
+    options = ["trainer=cpu", "trainer.max_epochs=1", "trials=2", "refit=true"]
     done = run("compare.py", "models=[popularity,item_knn,mf]", *options)
     assert done.returncode == 0, done.stderr
     content = json.loads((folder / "comparison.json").read_text())
@@ -139,6 +138,7 @@ def test_models_are_compared_on_equal_terms(run, bookshop):
     assert {entry["model"] for entry in content["models"]} == {"popularity", "item_knn", "mf"}
     for entry in content["models"]:
         run_metrics = json.loads((folder / entry["model"] / "run" / "metrics.json").read_text())
+        assert run_metrics["refit"]
         assert entry["trials"] == 2
         assert entry["test"] == run_metrics["test"]
         study = optuna.load_study(study_name="tune", storage=f"sqlite:///{folder}/{entry['model']}/tune/study.db")

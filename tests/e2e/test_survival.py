@@ -70,23 +70,23 @@ def wait_for(condition: Callable[[], Any], process: subprocess.Popen[str]) -> No
         time.sleep(0.01)
 
 
-def place(run: Path) -> tuple[int, int]:
-    """Epoch and batch of a run's last.ckpt, (-1, 0) before there is one."""
-    path = run / "checkpoints" / "last.ckpt"
+def place(run: Path, name: str = "last") -> tuple[int, int]:
+    """Epoch and batch of a run's last.ckpt (or another), (-1, 0) before there is one."""
+    path = run / "checkpoints" / f"{name}.ckpt"
     if not path.exists():
         return -1, 0
     content = read_checkpoint(path)[PLACE_KEY]
     return content["epoch"], content["batch"]
 
 
-def freeze_inside_an_epoch(process: subprocess.Popen[str], run: Path, epoch: int) -> None:
-    """Stop the process when its last.ckpt lies inside an epoch, not before `epoch`."""
+def freeze_inside_an_epoch(process: subprocess.Popen[str], run: Path, epoch: int, name: str = "last") -> None:
+    """Stop the process when its last.ckpt (or another) lies inside an epoch, not before `epoch`."""
 
     def frozen() -> bool:
-        if place(run)[0] < epoch:
+        if place(run, name)[0] < epoch:
             return False
         process.send_signal(signal.SIGSTOP)
-        if place(run)[1] > 0:
+        if place(run, name)[1] > 0:
             return True
         process.send_signal(signal.SIGCONT)
         return False
@@ -127,6 +127,44 @@ def test_a_killed_run_goes_on_to_the_metrics_of_a_whole_one(bookshop, tmp_path, 
     assert metrics(run) == metrics(tmp_path / "whole" / "run")
     assert [p.name for p in run.parent.iterdir()] == ["run"]
     assert (run / "run.log").read_text().count("resuming") == 2
+
+
+DDP = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.precision=32-true"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [DEEPFM, MF, [*DEEPFM, *DDP]], ids=["dropout", "negatives and workers", "ddp"])
+def test_a_second_training_that_is_cut_goes_on_to_the_metrics_of_a_whole_one(bookshop, tmp_path, options):
+    """Killed (of two processes, ended by SIGTERM) in the second training, ended by SIGTERM in it again, resumed."""
+    options = [*TRAINING, *options, "refit=true", "trainer.max_epochs=3", "save_every=20"]
+    finish(start(bookshop, *options, f"hydra.run.dir={tmp_path}/whole/run"))
+    run = tmp_path / "cut" / "run"
+    process = start(bookshop, *options, f"hydra.run.dir={run}")
+    if "trainer=ddp" in options:
+        wait_for(lambda: place(run, "refit")[0] >= 0, process)
+        process.terminate()
+        finish(process, 143)
+    else:
+        freeze_inside_an_epoch(process, run, 0, "refit")
+        process.kill()
+        finish(process, -signal.SIGKILL)
+    assert not (run / "checkpoints" / "best.ckpt").exists()
+    cut, first = place(run, "refit"), (run / "checkpoints" / "selected.ckpt").stat().st_mtime_ns
+
+    process = start(bookshop, *options, f"hydra.run.dir={tmp_path}/cut/new", "resume=true")
+    wait_for(lambda: place(run, "refit") > cut, process)
+    process.terminate()
+    _, error = finish(process, 143)
+    if "trainer=ddp" not in options:
+        assert error == f"error: interrupted by SIGTERM; go on with resume={run}/checkpoints/last.ckpt\n"
+    content = metrics(run)
+    assert (content["interrupted"], content["refit"], "test" in content) == ("SIGTERM", True, False)
+    refused = start(bookshop, *options, f"resume={run}/checkpoints/refit.ckpt", f"hydra.run.dir={tmp_path}/cut/new")
+    assert "`resume` needs the checkpoints/last.ckpt inside a run's folder" in finish(refused, 1)[1]
+
+    finish(start(bookshop, *options, f"hydra.run.dir={tmp_path}/cut/new", "resume=true"))
+    assert metrics(run) == metrics(tmp_path / "whole" / "run")
+    assert (run / "checkpoints" / "selected.ckpt").stat().st_mtime_ns == first
 
 
 @pytest.mark.parametrize("workers", ["left alone", "ended too"])
@@ -225,8 +263,7 @@ def test_an_interrupted_process_of_several_leaves_no_folder_of_its_own(call, tmp
 
 @pytest.mark.slow
 def test_processes_stop_together_and_go_on_together(bookshop, tmp_path):
-    ddp = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.precision=32-true"]
-    options = [*DEEPFM, *TRAINING, *ddp, "trainer.max_epochs=10"]
+    options = [*DEEPFM, *TRAINING, *DDP, "trainer.max_epochs=10"]
     finish(start(bookshop, *options, f"hydra.run.dir={tmp_path}/whole/run"))
     run = tmp_path / "cut" / "run"
     process = start(bookshop, *options, f"hydra.run.dir={run}")

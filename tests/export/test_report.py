@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -24,8 +25,9 @@ def variant(
     figures = {"size_mb": seed * 12.5, "load_s": seed * 0.25, "rss_mb": seed * 33.0, "rows_per_s": seed * 98765.0}
     figures |= {f"p50_ms@{batch}": seed * batch / 100 for batch in BATCHES}
     figures |= {f"p99_ms@{batch}": seed * batch / 64 for batch in BATCHES}
+    model: Any = SimpleNamespace(saw_valid=False)
     nothing: Any = None
-    return Variant(model=nothing, encoders=nothing, path=path, figures=figures, metrics=metrics, loss=loss, **changed)
+    return Variant(model=model, encoders=nothing, path=path, figures=figures, metrics=metrics, loss=loss, **changed)
 
 
 NDCG = "ndcg@10[99 sampled]"
@@ -76,6 +78,17 @@ def test_files_and_page_hold_what_was_measured(tmp_path, capsys, chosen, finishe
         assert ("None was better inside the budget." in page) == (chosen is None)
         assert "0.4216" in page, "Bug: the page left out the metric of implicit data"
         assert ("0.01234" in page) == bool(chosen)
+
+
+@pytest.mark.parametrize("saw_valid", [True, False])
+def test_validation_rows_that_the_model_has_learned_are_named(tmp_path, capsys, monkeypatch, saw_valid):
+    monkeypatch.setattr(VARIANTS[0].model, "saw_valid", saw_valid)
+    (tmp_path / "metrics.json").write_text(json.dumps({"model": "DIN", "test": {"ndcg@10": 0.4}}))
+    report_variants(tmp_path, VARIANTS, None, Compression(), None)
+    assert ("validation rows, learned by the model" in capsys.readouterr().out) is saw_valid
+    assert json.loads((tmp_path / "variants.json").read_text())["saw_valid"] is saw_valid
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert ("validation rows, which it has learned" in page) is saw_valid
 
 
 def test_the_test_part_is_judged_for_the_chosen_one(exported):

@@ -69,6 +69,7 @@ def test_the_page_holds_what_the_folder_holds(run_folder):
     ):
         assert row in page.cells
     assert "Training was interrupted" not in " ".join(page.texts)
+    assert "has learned the validation rows" not in " ".join(page.texts)
     assert {"No training events", "1 training event", "nothing yet", "红楼梦", "Solaris", "0.5000"} <= {*page.texts}
     assert page.texts.count("✓ liked") == 1
     assert page.texts[page.texts.index("✓ liked") - 1] == "Solaris"
@@ -83,6 +84,11 @@ def test_the_page_holds_what_the_folder_holds(run_folder):
         "logloss by training events of the user",
         "logloss by training events of the item",
     ]
+
+
+def test_the_page_says_which_model_each_part_is_of(run_folder):
+    page = page_of(run_folder(metrics={"valid": {"auc": 0.75}, "test": {"auc": 0.5}, "refit": True}))
+    assert "Test: a model that has learned the validation rows too. Valid: its settings before that." in page.texts
 
 
 def test_nothing_comes_from_the_network(run_folder):
