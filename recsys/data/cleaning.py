@@ -205,9 +205,14 @@ def refuse_unreadable(unreadable: pd.Series, present: int, table: str, column: s
 
 
 def _sign_hint(unreadable: pd.Series) -> str:
-    """The question whether numbers have another decimal sign than declared, where most unreadable ones look like it."""
+    """The question whether numbers have another decimal sign than declared, where most unreadable ones look like it.
+
+    None where all of these look like "1,234", which may be a thousand.
+    """
+    texts = unreadable.astype("str")
     for sign in (",", "."):
-        if unreadable.astype("str").str.fullmatch(rf"[+-]?\d*[{sign}]\d+").sum() * 2 > len(unreadable):
+        alike = texts[texts.str.fullmatch(rf"[+-]?\d*[{sign}]\d+")]
+        if len(alike) * 2 > len(texts) and not alike.str.fullmatch(rf"[+-]?[1-9]\d{{0,2}}[{sign}]\d{{3}}").all():
             return f" (is `decimal` {sign!r}?)"
     return ""
 
