@@ -245,6 +245,17 @@ def test_thousands_are_not_asked_for_as_decimals(load, decimal, sign, cells, ask
     assert entries(events, "kept as missing") == {("items", "price", rule): 2}
 
 
+def test_a_word_in_many_rows_does_not_hide_decimal_commas(load):
+    """Bug: the question was asked of a text per unreadable row rather than of the distinct values."""
+    rating = {"kind": "rating", "column": "label", "range": [0, 5]}
+    cells = ["1"] * 20 + ["none"] * 6 + ["1,5", "2,5", "3,5"]
+    rows = [f"{n};i1;{label};1" for n, label in enumerate(cells)] + [f"{n};i2;5;{wait}" for n, wait in enumerate(cells)]
+    content = "\n".join(["user;item;label;wait", *rows])
+    events = load({"wait": NUMBERS["wait"]}, label=rating, behaviour=(content, {"sep": ";"}))
+    assert entries(events, "dropped") == {("behaviour", "label", "missing or not a number (is `decimal` ','?)"): 9}
+    assert entries(events, "kept as missing") == {("behaviour", "wait", "not a number (is `decimal` ','?)"): 9}
+
+
 CELLS = {
     "number": ["1", "2", "3", "4", "x", ""],
     "category": ["a", "b", "c", "d", "e", ""],
