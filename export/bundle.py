@@ -19,6 +19,7 @@ import platform
 import sys
 import tarfile
 import tempfile
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -125,10 +126,17 @@ def _is_bundle(folder: Path) -> bool:
         return False
 
 
-def is_plain(folder: Path) -> bool:
-    """Whether a folder holds a bundle that opens without a key."""
-    path = folder / MANIFEST
-    return path.is_file() and "encryption" not in json.loads(path.read_bytes())
+def is_plain(place: Path) -> bool:
+    """Whether a folder or its .tar.gz holds a bundle that opens without a key; a damaged one counts as such."""
+    try:
+        if place.is_file():
+            with tarfile.open(place, "r:gz") as tar:
+                manifest = next(tar.extractfile(member) for member in tar if member.name.endswith(f"/{MANIFEST}"))
+                return manifest is None or "encryption" not in json.load(manifest)
+        path = place / MANIFEST
+        return path.is_file() and "encryption" not in json.loads(path.read_bytes())
+    except (OSError, EOFError, StopIteration, ValueError, tarfile.TarError, zlib.error):
+        return True
 
 
 def _plain(value: Any) -> Any:

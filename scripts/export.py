@@ -5,6 +5,7 @@ import logging
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # not scripts/, whose export.py would hide export/
 
@@ -19,10 +20,11 @@ from export.quantize import cpu_features
 from export.report import loss_on_test, report_variants
 from export.rows import RawRows
 from export.runtime import KEY_VARIABLE, read_key
-from recsys.classical.fitted import Fitted
 from recsys.cli import Refused, launch
 from recsys.config import check_paths, checkpoint_config, is_classical, reopen, resolve
+from recsys.data.module import DataModule
 from recsys.declare import declare
+from recsys.models.base import Recommender
 
 log = logging.getLogger("export")
 console = Console(highlight=False, soft_wrap=True)
@@ -47,12 +49,21 @@ def export_checkpoint(cfg: DictConfig) -> None:
     facts = facts_of_run(data, model, run)
     served = Served(model=model, encoders=data.store.encoders)
     whole = run / "bundle" if settings else folder
-    if settings is None or not whole.exists() or (key and is_plain(whole)):
-        console.print(summary(whole, write_artifact(served, raw, whole, manifest=facts, key=key)))
-    if key and settings is None and is_plain(other := folder.parent / "compressed"):
-        log.warning("%s of an earlier export is not encrypted: compress again with encrypt=true, or remove it", other)
-    if settings is None or isinstance(model, Fitted):
-        return
+    try:
+        if settings is None or not whole.exists() or (key and is_plain(whole)):
+            console.print(summary(whole, write_artifact(served, raw, whole, manifest=facts, key=key)))
+        if settings and isinstance(model, Recommender):
+            served, tried = smaller(model, data, raw, trained, settings, run)
+            console.print(summary(folder, write_artifact(served, raw, folder, manifest=facts | tried, key=key)))
+    finally:
+        if key is not None:
+            name_plain(run)
+
+
+def smaller(
+    model: Recommender, data: DataModule, raw: RawRows, trained: DictConfig, settings: Compression, run: Path
+) -> tuple[Served, dict[str, Any]]:
+    """The best smaller variant, and what its manifest says of the trials. Raises Refused where none is good enough."""
     console.print(f"processor: {', '.join(cpu_features()) or 'unknown'}")
     taught = {name: getattr(settings, name) for name in ("epochs", "lr_share", "freeze_tables")}
     learn = functools.partial(distill, data=data, cfg=trained, **taught)
@@ -66,9 +77,18 @@ def export_checkpoint(cfg: DictConfig) -> None:
             f"no variant is better by {settings.target} and loses at most {settings.budget:g} of the metric; the float "
             "bundle stays. Allow more by compress.budget, or try more by compress.keep and compress.min_count."
         )
-    facts |= {"variants": [variant.row() for variant in variants], "test": test}
-    content = write_artifact(chosen.served, raw, folder, manifest=facts, key=key)
-    console.print(summary(folder, content))
+    return chosen.served, {"variants": [variant.row() for variant in variants], "test": test}
+
+
+def name_plain(run: Path) -> None:
+    """Warn of what an encrypted export left in plain in the run's folder; it deletes nothing that it does not write."""
+    bundles = [run / name for name in ("bundle", "bundle.tar.gz", "compressed", "compressed.tar.gz")]
+    left = [path for path in bundles if path.exists() and is_plain(path)]
+    left += [path for path in [run / "test_rows.parquet"] if path.exists()]
+    if left:
+        log.warning(
+            "not encrypted, of an earlier export; delete what nobody should read: %s", ", ".join(map(str, left))
+        )
 
 
 def key_of(cfg: DictConfig) -> bytes | None:

@@ -182,32 +182,41 @@ def _parsed(
     column: str,
     what: str,
 ) -> tuple[pd.Series, pd.Series]:
-    """The parsed values, and the cells that are present but unreadable."""
+    """The parsed values, and the cells that are present but unreadable; of coded ones each value once."""
     if isinstance(cells, Coded):
-        typed = cells.spread(parse(cells.values, cells.counts))
-        bad = (cells.code_R >= 0) & typed.isna().to_numpy()
-        present, unreadable = int((cells.code_R >= 0).sum()), cells.values.take(cells.code_R[bad])
+        numbers, counts = parse(cells.values, cells.counts), cells.counts
+        bad = numbers.isna().to_numpy() & (counts > 0)
+        typed, unreadable = cells.spread(numbers), cells.values[bad]
+        count, present = int(counts[bad].sum()), int(counts.sum())
     else:
         typed = parse(cells, None)
-        bad = cells.notna().to_numpy() & typed.isna().to_numpy()
-        present, unreadable = int(cells.notna().sum()), cells[bad]
-    refuse_unreadable(unreadable, present, table, column, what)
+        unreadable = cells[cells.notna().to_numpy() & typed.isna().to_numpy()]
+        count, present = len(unreadable), int(cells.notna().sum())
+    refuse_unreadable(unreadable, count, present, table, column, what)
     return typed, unreadable
 
 
-def refuse_unreadable(unreadable: pd.Series, present: int, table: str, column: str, what: str) -> None:
-    """A few bad values are cleaned; a column that is mostly bad is a mistake in the declaration."""
-    if len(unreadable) * 2 > present:
+def refuse_unreadable(unreadable: pd.Series, count: int, present: int, table: str, column: str, what: str) -> None:
+    """A few bad values are cleaned; a column that is mostly bad is a mistake in the declaration.
+
+    `count` of the `present` cells hold one of the `unreadable` values.
+    """
+    if count * 2 > present:
         raise ValueError(
-            f"table `{table}`, column {column!r}: {len(unreadable)} of {present} values are not {what} (such as "
+            f"table `{table}`, column {column!r}: {count} of {present} values are not {what} (such as "
             f"{unreadable.iloc[0]!r}){_sign_hint(unreadable)}; check the column's kind, `rename` and `sep`."
         )
 
 
 def _sign_hint(unreadable: pd.Series) -> str:
-    """The question whether numbers have another decimal sign than declared, where most unreadable ones look like it."""
+    """The question whether numbers have another decimal sign than declared, where most unreadable values look like it.
+
+    Each value counts once. None where all of these look like "1,234", which may be a thousand.
+    """
+    texts = unreadable.astype("str").drop_duplicates()
     for sign in (",", "."):
-        if unreadable.astype("str").str.fullmatch(rf"[+-]?\d*[{sign}]\d+").sum() * 2 > len(unreadable):
+        alike = texts[texts.str.fullmatch(rf"[+-]?\d*[{sign}]\d+")]
+        if len(alike) * 2 > len(texts) and not alike.str.fullmatch(rf"[+-]?[1-9]\d{{0,2}}[{sign}]\d{{3}}").all():
             return f" (is `decimal` {sign!r}?)"
     return ""
 

@@ -63,7 +63,8 @@ def _number(column: Column, reading: Reading, spans: Sequence[Span], rows: pd.In
     missing = sum(int(values.missing(span).sum()) for span in spans)
     unreadable = pd.concat([part.unreadable(key) for part in reading.parts])
     unreadable = unreadable[unreadable.index.isin(rows)]
-    refuse_unreadable(unreadable, len(rows) - missing + len(unreadable), TABLE, column.name, "a number")
+    present = len(rows) - missing + len(unreadable)
+    refuse_unreadable(unreadable, len(unreadable), present, TABLE, column.name, "a number")
     note_missing(column, TABLE, unreadable, missing - len(unreadable), report)
     return Values(reading, key, column.fill)
 

@@ -290,8 +290,10 @@ def _read_file(
         if "Empty CSV file" in str(error):
             raise ValueError(f"table `{name}` is empty: {path} has no rows.") from None
         how = "" if path.suffix == ".parquet" else f" with sep={table.sep!r} and encoding={table.encoding!r}"
-        single = "Expected 1 columns" in str(error)  # and some cell holds what was taken for the separator
-        asked = _other_sep(table, _one_character(table, path, header_only=True).to_pybytes().decode()) if single else ""
+        asked = ""
+        if "Expected 1 columns" in str(error):  # and some cell holds what was taken for the separator
+            with _open(table, path) as file:
+                asked = _other_sep(table, file.readline().decode(table.encoding, "replace"))
         raise ValueError(f"table `{name}`: {path} does not parse{how}: {error}.{asked}") from None
 
 

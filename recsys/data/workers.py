@@ -2,6 +2,8 @@
 
 import contextlib
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol, TypeVar
@@ -49,12 +51,24 @@ def ray_cluster() -> Iterator[Workers]:
         raise ValueError("`prepare=ray` needs Ray; install it by: pip install '.[ray]'.") from None
     ours = not ray.is_initialized()
     if ours:
-        ray.init(log_to_driver=False)
+        _init_keeping_sigterm()
     try:
         yield RayData()
     finally:
         if ours:
             ray.shutdown()
+
+
+def _init_keeping_sigterm() -> None:
+    """Start or join a cluster; Ray would replace the process's own answer to SIGTERM, and not give it back."""
+    import ray
+
+    earlier = signal.getsignal(signal.SIGTERM)
+    try:
+        ray.init(log_to_driver=False)
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, earlier)
 
 
 class RayData:

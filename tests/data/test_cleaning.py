@@ -211,7 +211,7 @@ def test_numbers_may_have_a_decimal_comma(load):
     events = load(
         NUMBERS,
         label=rating,
-        behaviour=("user;item;label;wait\n1;i1;3,5;-0,25\n1;i2;4;7\n2;i1;1.5;1,5\n2;i2;,5;1.234\n", decimal),
+        behaviour=("user;item;label;wait\n1;i1;3,5;-0,25\n1;i2;4;7\n2;i1;1.5;1,5\n2;i2;,5;1.25\n", decimal),
         items=("item;price\ni1;19,99\ni2;2\n", decimal),
     )
     assert events.label_E.tolist() == [3.5, 4.0, 0.5]
@@ -232,6 +232,28 @@ def test_decimal_commas_that_were_not_declared_are_asked_for(load):
         ValueError, match=r"2 of 2 values are not a number \(such as '1,5'\) \(is `decimal` ','\?\); check"
     ):
         load(NUMBERS, behaviour=(content, {"sep": ";"}), items=("item;price\ni0;1,5\ni1;2,5\n", {"sep": ";"}))
+
+
+@pytest.mark.parametrize(("decimal", "sign"), [(".", ","), (",", ".")])
+@pytest.mark.parametrize(("cells", "asked"), [(["1{}234", "-12{}345"], False), (["1{}234", "0{}345"], True)])
+def test_thousands_are_not_asked_for_as_decimals(load, decimal, sign, cells, asked):
+    """Bug: "1,234" gave (is `decimal` ','?), and who obeyed got 1.234."""
+    items = "\n".join(["item;price", "i0;1", "i1;2", *(f"i{n};{cell.format(sign)}" for n, cell in enumerate(cells, 2))])
+    rows = "\n".join(["user;item;label;wait", *(f"1;i{n};1;1" for n in range(4))])
+    events = load(NUMBERS, behaviour=(rows, {"sep": ";"}), items=(items, {"sep": ";", "decimal": decimal}))
+    rule = f"not a number (is `decimal` {sign!r}?)" if asked else "not a number"
+    assert entries(events, "kept as missing") == {("items", "price", rule): 2}
+
+
+def test_a_word_in_many_rows_does_not_hide_decimal_commas(load):
+    """Bug: the question was asked of a text per unreadable row rather than of the distinct values."""
+    rating = {"kind": "rating", "column": "label", "range": [0, 5]}
+    cells = ["1"] * 20 + ["none"] * 6 + ["1,5", "2,5", "3,5"]
+    rows = [f"{n};i1;{label};1" for n, label in enumerate(cells)] + [f"{n};i2;5;{wait}" for n, wait in enumerate(cells)]
+    content = "\n".join(["user;item;label;wait", *rows])
+    events = load({"wait": NUMBERS["wait"]}, label=rating, behaviour=(content, {"sep": ";"}))
+    assert entries(events, "dropped") == {("behaviour", "label", "missing or not a number (is `decimal` ','?)"): 9}
+    assert entries(events, "kept as missing") == {("behaviour", "wait", "not a number (is `decimal` ','?)"): 9}
 
 
 CELLS = {

@@ -199,6 +199,13 @@ def test_no_separator_is_asked_for_where_the_columns_are_several_or_of_parquet(t
             read_table(table, "items", ["id"])
 
 
+def test_a_wrong_separator_is_asked_for_where_the_encoding_is_wrong_too(tmp_path):
+    """Bug: the question itself failed to decode the header, in place of the message."""
+    table = Table(path=text(tmp_path / "t.csv", "id;prénom;prix\n1;Léa;3,5\n", "latin-1"))
+    with pytest.raises(ValueError, match=r"`items`: .* with sep=',' and encoding='utf-8': .*\. Is `sep` ';' rather"):
+        read_table(table, "items", ["id"])
+
+
 @pytest.mark.parametrize("sep", [",", "::"])
 def test_wrong_encoding_names_the_encoding(tmp_path, sep):
     path = text(tmp_path / "t.csv", f"id{sep}name\n1{sep}Léa\n", "latin-1")

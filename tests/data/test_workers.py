@@ -1,5 +1,6 @@
 """A Ray cluster, of two workers on this machine, prepares the store that one process prepares."""
 
+import signal
 from pathlib import Path
 
 import pandas as pd
@@ -7,7 +8,7 @@ import pytest
 
 from recsys.data import events
 from recsys.data.module import DataModule, DataSpec
-from recsys.data.workers import RayData
+from recsys.data.workers import RayData, ray_cluster
 
 
 @pytest.fixture
@@ -48,6 +49,21 @@ def test_a_cluster_of_its_own_is_shut_down(tiny, tmp_path):
     ray = pytest.importorskip("ray")
     DataModule(DataSpec.parse(tiny), cache=tmp_path, prepare="ray").prepare_data()
     assert not ray.is_initialized()
+
+
+def test_a_cluster_leaves_the_answer_to_sigterm():
+    """Bug: Ray replaced it for good, so that SIGTERM ended the process without removing half-written files."""
+    pytest.importorskip("ray")
+
+    def leave(*_: object) -> None: ...
+
+    earlier = signal.signal(signal.SIGTERM, leave)
+    try:
+        with ray_cluster():
+            assert signal.getsignal(signal.SIGTERM) is leave
+        assert signal.getsignal(signal.SIGTERM) is leave
+    finally:
+        signal.signal(signal.SIGTERM, earlier)
 
 
 def test_an_error_of_a_worker_is_raised_as_it_is(cluster):
