@@ -122,7 +122,7 @@ def new_model(cfg: DictConfig, data: DataModule, trainer: pl.Trainer) -> Recomme
     model = build_model(cfg, data.schema)
     check_precision(model, trainer)
     if cfg.compile:
-        model.compile_layers()
+        model.compile_layers(graphs=trainer.accumulate_grad_batches == 1)
     if cfg.pretrained:
         model.start_from([load_model(path) for path in cfg.pretrained])
     return model

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from recsys.models.base import Recommender
+from recsys.models.deepfm import DeepFM
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -61,7 +61,7 @@ def few_clicks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(clicks, "LARGEST", 200)
     monkeypatch.setattr(gpu, "BATCH", 256)
     monkeypatch.setattr(kernels, "EPOCHS", 1)
-    monkeypatch.setattr(Recommender, "compile_layers", lambda _: None)
+    monkeypatch.setattr(DeepFM, "compile_layers", lambda _: None)
 
 
 def test_rates_stand_beside_their_profile_and_the_peers(few_clicks, monkeypatch, tmp_path):
@@ -78,8 +78,9 @@ def test_rates_stand_beside_their_profile_and_the_peers(few_clicks, monkeypatch,
     device = torch.device("cpu")
     rows = gpu.measure_gpu(tmp_path, device, Path("python"))
     assert asked == [("fit", 256, device), ("steps", 256, device)]
-    assert [row[1].rpartition(", ")[2] for row in rows[:2]] == ["as written", "compiled layers"]
-    own, theirs = rows[2 : 3 + gpu.SHOWN], rows[3 + gpu.SHOWN :]
+    assert [row[1].rpartition(", ")[2] for row in rows[:4:2]] == ["as written", "compiled"]
+    assert [row[0] for row in rows[1:4:2]] == ["  through `trainer.fit`"] * 2
+    own, theirs = rows[4 : 5 + gpu.SHOWN], rows[5 + gpu.SHOWN :]
     assert own[0][0] == "  a step"
     assert {"aten::addmm", "aten::mm"} & {name for _, name, _ in own[1:]}
     assert ("DeepCTR-Torch's DeepFM on the GPU", "batch 256 made in advance, float32", "1,800 rows/s") in theirs

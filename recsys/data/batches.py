@@ -140,8 +140,9 @@ class Rows(Batches):
         return len(self.rows)
 
     def __getitem__(self, index_B: np.ndarray) -> Batch:
-        row_B = self.rows[index_B]
-        store = self.store
+        row_B, store = self.rows[index_B], self.store
+        if self.resident:
+            return self.resident.events(row_B, self.reads)
         return self._make(store.user_E[row_B], store.item_E[row_B], row_B, store.label_E[row_B])
 
 

@@ -3,7 +3,7 @@
 Letters: B rows of a batch, L list length, H history entries.
 """
 
-from collections.abc import Container
+from collections.abc import Container, Sequence
 
 import numpy as np
 import torch
@@ -21,8 +21,9 @@ class Resident:
     """
 
     def __init__(self, store: Store, device: torch.device) -> None:
+        events = (store.user_E, store.item_E, store.label_E, store.history_H)
         arrays = [a for side in store.sides.values() for a in (side.ids, side.numbers, *side.tags.values())]
-        size = sum(array.nbytes for array in (*arrays, store.history_H))
+        size = sum(array.nbytes for array in (*arrays, *events))
         free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else size
         if size > free:
             raise ValueError(
@@ -30,6 +31,7 @@ class Resident:
                 "free; set `on_device=false`."
             )
         self.store, self.device = store, device
+        self.user_E, self.item_E, self.label_E = map(self._moved, events[:3])
         self.ids = {role: self._moved(side.ids) for role, side in store.sides.items()}
         self.numbers = {role: self._moved(side.numbers) for role, side in store.sides.items()}
         self.tags = {role: self._moved_tags(side) for role, side in store.sides.items()}
@@ -46,6 +48,11 @@ class Resident:
     def _moved_tags(self, side: Side) -> dict[str, Tensor]:
         return {name: self._moved(ids) for name, ids in side.tags.items()}
 
+    def events(self, row_B: np.ndarray, reads: Container[str] | None = None) -> Batch:
+        """The batch of events as they are in the store; of these only the row numbers are sent."""
+        at_B = self._sent(row_B)
+        return self._joined((self.user_E[at_B], self.item_E[at_B], at_B), self.label_E[at_B], row_B, reads)
+
     def batch(
         self,
         user_B: np.ndarray,
@@ -55,7 +62,13 @@ class Resident:
         reads: Container[str] | None = None,
     ) -> Batch:
         """What `make_batch` makes of the same arguments, on the device."""
-        at = {role: self._sent(p).long() for role, p in zip(ROLES, (user_B, item_B, row_B), strict=True)}
+        positions = [self._sent(position_B) for position_B in (user_B, item_B, row_B)]
+        return self._joined(positions, self._sent(label_B), row_B, reads)
+
+    def _joined(
+        self, positions: Sequence[Tensor], label_B: Tensor, row_B: np.ndarray, reads: Container[str] | None
+    ) -> Batch:
+        at = dict(zip(ROLES, (position_B.long() for position_B in positions), strict=True))
         tags = {
             name: ids[at[role]].long()
             for role in ROLES
@@ -66,7 +79,7 @@ class Resident:
             torch.cat([self.ids[role][at[role]] for role in ROLES], 1).long(),
             torch.cat([self.numbers[role][at[role]] for role in ROLES], 1),
             tags | self._history_lists(row_B, reads),
-            self._sent(np.asarray(label_B, dtype="float32")),
+            label_B.float(),
         )
 
     def _history_lists(self, row_B: np.ndarray, reads: Container[str] | None) -> dict[str, Tensor]:

@@ -38,8 +38,8 @@ class Dice(nn.Module):
     def _moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
         var, mean = torch.var_mean(x, dim=0, correction=0)
         with torch.no_grad():
-            self.running_mean.lerp_(mean.float(), self.momentum)
-            self.running_var.lerp_(var.float(), self.momentum)
+            self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
+            self.running_var.lerp_(var.to(self.running_var.dtype), self.momentum)
         return mean, var
 
 

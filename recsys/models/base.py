@@ -175,8 +175,11 @@ class Recommender(pl.LightningModule):
             return logit_B.sigmoid()
         return logit_B.clamp(*label.range) if label.range else logit_B
 
-    def compile_layers(self) -> None:
-        """Compile the fully connected layers in place (`torch.compile`); weights keep their names in checkpoints."""
+    def compile_layers(self, *, graphs: bool = True) -> None:  # noqa: ARG002 - for models that use them
+        """Compile the fully connected layers in place (`torch.compile`); weights keep their names in checkpoints.
+
+        With `graphs`, a GPU may replay kernels as CUDA graphs, whose gradients do not outlive the next step.
+        """
         layers = [module for module in self.modules() if isinstance(module, MLP) and len(module)]
         if not layers:
             log.warning("`compile` is ignored: %s has no fully connected layers", type(self).__name__)

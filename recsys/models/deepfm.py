@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Unpack
 
+import torch
 from torch import Tensor, nn
 
 from recsys.data.batches import Batch
@@ -53,13 +54,24 @@ class DeepFM(Recommender):
 
     def _logit_of_parts(self, batch: Batch, number_ND: Tensor) -> Tensor:
         """The same without a vector per row and number: their part of each sum is taken out of it."""
-        emb_BFD, width = self.embedding.looked_up(batch), number_ND.numel()
-        flat_B = emb_BFD.flatten(1)
+        emb_BFD = self.embedding.looked_up(batch)
+        first_B = self.first_order.sum(batch).squeeze(1)
+        return self.bias + first_B + self._interactions(emb_BFD, batch.numbers_BN, number_ND)
+
+    def _interactions(self, emb_BFD: Tensor, numbers_BN: Tensor, number_ND: Tensor) -> Tensor:
+        """The deep network and the pairs (B,) of the looked-up vectors and of the numbers' vectors."""
+        flat_B, width = emb_BFD.flatten(1), number_ND.numel()
         behind = range(flat_B.shape[1], flat_B.shape[1] + width)
-        parts = [Part(flat_B, range(flat_B.shape[1])), Part(batch.numbers_BN, behind, number_ND)]
+        parts = [Part(flat_B, range(flat_B.shape[1])), Part(numbers_BN, behind, number_ND)]
         deep_B = linear_of_parts(self.out, self.mlp.forward_parts(parts)).squeeze(1)
-        pairs_B = fm_of_parts(emb_BFD, batch.numbers_BN, number_ND)
-        return self.bias + self.first_order.sum(batch).squeeze(1) + pairs_B + deep_B
+        return fm_of_parts(emb_BFD, numbers_BN, number_ND) + deep_B
+
+    def compile_layers(self, *, graphs: bool = True) -> None:
+        """In training the pairs too, in one with the layers; with `graphs` a GPU is asked for all of them at once."""
+        super().compile_layers(graphs=graphs)
+        mode = "reduce-overhead" if graphs else "default"
+        compiled = torch.compile(self._interactions, mode=mode, dynamic=False)
+        self._interactions = compiled  # type: ignore[method-assign]
 
     def forward_candidates(self, context: Batch, items: Batch) -> Tensor:
         """Logits (N,) of N items for one user in one scene.

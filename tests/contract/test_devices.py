@@ -5,7 +5,6 @@ error. `FakeTensorMode` cannot: a CPU build of torch has no backward pass for te
 """
 
 import contextlib
-import functools
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,8 +15,6 @@ import pytest
 import pytorch_lightning as pl
 import torch
 import torch.fx.experimental._config as meta_kernels
-from hydra.utils import get_class, instantiate
-from omegaconf import OmegaConf
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -34,26 +31,7 @@ from recsys.models.deepfm import DeepFM
 from recsys.models.din import DIN
 from recsys.models.mf import MF
 from recsys.models.objectives import BPR, Logistic, Objective, SampledSoftmax, SquaredError
-from recsys.optimizers import RowWise
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
-TARGETS = {path.stem: OmegaConf.load(path)["_target_"] for path in (CONFIGS / "model").glob("*.yaml")}
-MODELS = sorted(name for name, target in TARGETS.items() if issubclass(get_class(target), Recommender))
-VARIANTS: dict[str, list[dict[str, Any]]] = {
-    "ncf": [{"branch": "gmf"}, {"branch": "mlp", "dropout": 0.3}],
-    "deepfm": [{"batch_norm": True, "dropout": 0.3}, {"history": True}],
-    "din": [{"activation": "prelu", "minibatch_aware_l2": 0.1}, {"activation": "relu", "softmax": True}],
-}
-CASES = [(name, options) for name in MODELS for options in ({}, *VARIANTS.get(name, ()))]
-NAMES = [f"{name}-{options}" if options else name for name, options in CASES]
-OPTIMIZERS = {
-    "adam": (torch.optim.Adam, False),
-    "adamw": (functools.partial(torch.optim.AdamW, weight_decay=0.1), False),
-    "adagrad": (torch.optim.Adagrad, False),
-    "sgd": (functools.partial(torch.optim.SGD, lr=0.1), False),
-    "rowwise": (functools.partial(RowWise, weight_decay=0.1), True),
-    "lazy": (functools.partial(RowWise, table_rule="adam"), True),
-}
 GPU = torch.device("meta")
 ANSWERS: dict[str, Callable[..., Any]] = {  # what has none on the meta device: all values differ, all tensors are equal
     "_unique2": lambda x, *_: (x.flatten(), x.new_empty(x.shape, dtype=torch.int64), x.new_empty(0)),
@@ -108,21 +86,6 @@ def _for_the_meta_device(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
 
 
-@pytest.fixture(params=CASES, ids=NAMES)
-def build(request: pytest.FixtureRequest) -> Callable[..., Recommender]:
-    """Build one model from its yaml."""
-    name, options = request.param
-
-    def make(schema: Any, **more: object) -> Recommender:
-        config = {**OmegaConf.load(CONFIGS / "model" / f"{name}.yaml"), **options, **more}
-        model = instantiate(config, schema=schema, _convert_="all")
-        model.trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
-        model.log = lambda *_, **__: None
-        return model
-
-    return make
-
-
 def looked_up(table: Tensor) -> Tensor:
     """A gradient with rows, which autograd loses where it accumulates sparse tensors on the meta device."""
     rows, value_ND = torch.zeros(1, 6, dtype=torch.int64, device=GPU), table.new_zeros(6, table.shape[1])
@@ -141,10 +104,8 @@ def take_step(model: Recommender, optimizer: torch.optim.Optimizer, batch: Batch
     optimizer.step()
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
-def test_a_training_step_stays_on_the_device(build, every_role, name):
-    make, sparse = OPTIMIZERS[name]
-    decay = 0.2 if name in ("adamw", "rowwise", "lazy") else None
+def test_a_training_step_stays_on_the_device(build, every_role, rule):
+    make, sparse, decay = rule
     model = build(every_role, sparse=sparse, optimizer=make, embedding_l2=0.01, embedding_weight_decay=decay).to(GPU)
     optimizer = model.configure_optimizers()
     batch = example_batch(every_role, rows=6, length=4).to(GPU)
@@ -158,10 +119,9 @@ def test_a_training_step_stays_on_the_device(build, every_role, name):
     assert all(x.device == GPU for n, x in kept if n != "step")
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
-def test_a_resumed_optimizer_goes_on_there(every_role, name):
+def test_a_resumed_optimizer_goes_on_there(every_role, rule):
     """Bug: the counted steps of lazy Adam moved to the GPU, and every step read them back."""
-    make, sparse = OPTIMIZERS[name]
+    make, sparse, _ = rule
     batch = example_batch(every_role, rows=6, length=4)
     before, after = (DeepFM(every_role, sparse=sparse, optimizer=make).to(device) for device in ("cpu", GPU))
     for model in (before, after):
