@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytorch_lightning as pl
@@ -143,8 +144,8 @@ class DataModule(pl.LightningDataModule):
             return
         log.info("encoding %s into %s", spec.name, self.folder)
         self.cache.mkdir(parents=True, exist_ok=True)
-        with WORKERS[self.prepare]() as workers:
-            events = load_events(spec.tables, spec.schema, spec.split_column, self.cache, workers)
+        with WORKERS[self.prepare]() as workers, TemporaryDirectory(prefix=".reading-", dir=self.cache) as scratch:
+            events = load_events(spec.tables, spec.schema, spec.split_column, Path(scratch), workers)
             write_store(self.folder, spec.schema, events, split_events(spec.split, events), workers)
 
     def _reusable(self) -> bool:

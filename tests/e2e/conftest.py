@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+sys.path.append(str(Path(__file__).parent))  # for `warm`, also where processes are forked
 Done = subprocess.CompletedProcess[str]
 
 YAML = """

@@ -1,5 +1,6 @@
 """From a trained run to what a shop serves, through the real commands: bundles, their proof, and what is refused."""
 
+import gc
 import json
 import logging
 import os
@@ -110,7 +111,8 @@ def scores(bundle: Path, run: Path, key: bytes | None = None) -> np.ndarray:
 
 
 def everything(folder: Path) -> dict[Path, tuple[int, int]]:
-    """Every path with its size and time of change."""
+    """Every path with its size and time of change, without what an ended process would have removed."""
+    gc.collect()
     return {p: (p.stat().st_size, p.stat().st_mtime_ns) for p in folder.rglob("*") if p.is_file()}
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from warm import Started
 
 from export.runtime import Bundle
 from recsys.layers.embedding import Table
@@ -19,9 +20,10 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def run(folder: Path, script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """The real command line in a process and a working folder of its own."""
-    command = [sys.executable, str(ROOT / "scripts" / script), *arguments]
     environment = {**os.environ, "RECSYS_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    process = Started(ROOT / "scripts" / script, list(arguments), folder, environment)
+    out, error = process.communicate()
+    return subprocess.CompletedProcess(arguments, process.returncode or 0, out, error)
 
 
 def bookshop_options(folder: Path) -> list[str]:
@@ -232,6 +234,7 @@ BAD = {
 
 @pytest.mark.parametrize("mistake", BAD)
 def test_a_mistake_ends_in_one_message_and_leaves_nothing(bookshop, call, mistake):
+    (bookshop / "cache").mkdir(exist_ok=True)
     before = sorted(bookshop.rglob("*"))
     done = call("train.py", *bookshop_options(bookshop), mistake)
     assert done.returncode == 1

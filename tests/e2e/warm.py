@@ -1,0 +1,79 @@
+"""Scripts in processes that are forked from one that has imported what they import, which takes many seconds.
+
+Such a process has its own working folder, environment, output and process group, as one that a shell starts. What it
+shares with the others is the order of sets: a test that must not depend on it starts a fresh interpreter.
+"""
+
+import multiprocessing
+import os
+import runpy
+import signal
+import sys
+import tempfile
+from collections.abc import Mapping
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+
+IMPORTS = ["recsys.training", "recsys.report", "export.artifact", "export.bundle"]
+FORKS = multiprocessing.get_context("forkserver")
+
+
+def run(script: Path, arguments: list[str], folder: Path, environment: Mapping[str, str], output: list[Path]) -> None:
+    """Become the script: `output` are the files of its stdout and stderr."""
+    os.setpgid(0, 0)
+    multiprocessing.set_start_method(None, force=True)  # what it starts itself is started as ever
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(environment)
+    for stream, path in ((sys.stdout, output[0]), (sys.stderr, output[1])):
+        stream.flush()
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream.fileno())
+    sys.argv = [str(script), *arguments]
+    sys.path.insert(0, str(script.parent))
+    runpy.run_path(str(script), run_name="__main__")
+
+
+class Started:
+    """A started script, with the methods of `subprocess.Popen` that tests use."""
+
+    def __init__(self, script: Path, arguments: list[str], folder: Path, environment: Mapping[str, str]) -> None:
+        FORKS.set_forkserver_preload(IMPORTS)
+        self._folder = tempfile.TemporaryDirectory()
+        self._output = [Path(self._folder.name) / name for name in ("out", "err")]
+        for path in self._output:
+            path.touch()
+        asked = (script, arguments, folder, dict(environment), self._output)
+        self._process: ForkServerProcess = FORKS.Process(target=run, args=asked)
+        self._process.start()
+        self.pid = self._process.pid or 0
+
+    @property
+    def returncode(self) -> int | None:
+        """Its exit code, negative for a signal, once it has ended."""
+        return self._process.exitcode
+
+    def poll(self) -> int | None:
+        """The same."""
+        return self._process.exitcode
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal, unless it has ended."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def terminate(self) -> None:
+        """Send SIGTERM."""
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """Send SIGKILL."""
+        self.send_signal(signal.SIGKILL)
+
+    def communicate(self, timeout: float | None = None) -> tuple[str, str]:
+        """Wait for its end; what it printed on stdout and stderr. Raises TimeoutError."""
+        self._process.join(timeout)
+        if self.poll() is None:
+            raise TimeoutError(f"{self._process} did not end within {timeout} s")
+        out, error = (path.read_text(encoding="utf-8") for path in self._output)
+        return out, error
