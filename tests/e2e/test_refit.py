@@ -14,7 +14,6 @@ from recsys.report import read_curves
 DEEPFM = ["model=deepfm", "model.hidden=[16]", "optimizer.lr=0.01"]
 CASES = {
     "labels": DEEPFM,
-    "implicit": ["model=mf", "data.label.kind=implicit", "objective=bpr", "optimizer.lr=0.01", "workers=1"],
     "classical": ["model=item_knn"],
 }
 TRAINING = ["trainer=cpu", "trainer.max_epochs=3", "patience=1"]
