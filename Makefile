@@ -40,12 +40,12 @@ format: install  ## rewrite the code in the project's format
 bench: install  ## measure speed and memory on this machine
 	$(BIN)/python scripts/benchmark.py
 
-bench-peers: install $(PEERS)/.installed  ## train beside DeepCTR-Torch, in an environment of its own
-	$(BIN)/python scripts/benchmark.py peers
+bench-peers: install $(PEERS)/.installed  ## DeepCTR-Torch and Surprise on the same rows, in an environment of their own
+	$(BIN)/python scripts/benchmark.py folds peers
 
-$(PEERS)/.installed: constraints.txt
+$(PEERS)/.installed: constraints.txt Makefile
 	$(PYTHON) -m venv $(PEERS)
-	$(PEERS)/bin/pip install --quiet --constraint constraints.txt deepctr-torch==0.3.0 torch
+	$(PEERS)/bin/pip install --quiet --constraint constraints.txt deepctr-torch==0.3.0 scikit-surprise==1.1.5 torch
 	@touch $@
 
 clean:  ## remove the environment, caches and encoded stores (keeps outputs/)

@@ -1,11 +1,12 @@
 """Measure speed and memory on this machine:
 
-python scripts/benchmark.py [prepare] [train] [vocabulary] [rank] [export] [serve] [memory] [peers] [gpu]
+python scripts/benchmark.py [prepare] [train] [vocabulary] [rank] [export] [serve] [memory] [folds] [peers] [gpu]
 
 `train` also trains on a million clicks, beside a bare loop and, where it is asked for (`peers`), beside DeepCTR-Torch
-on the same rows. `gpu` trains on a CUDA device, with a profile, and beside the peer where `make bench-peers` made
-.venv-peers for it or it is installed here. `prepare` also prepares a million clicks, half of them texts; `memory`
-(minutes and 10 GiB of disk) reads, encodes and trains on 20 million.
+on the same rows. `folds` fits the classical models to MovieLens-100k, with `peers` beside Surprise. `gpu` trains on a
+CUDA device, with a profile, and beside DeepCTR-Torch where `make bench-peers` made .venv-peers or it is installed here.
+`prepare` also prepares a million clicks, half of them texts; `memory` (minutes and 10 GiB of disk) reads, encodes and
+trains on 20 million.
 """
 
 import importlib.util
@@ -31,6 +32,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.folds import folds_file, measure_folds
 from benchmarks.gpu import cuda_device, measure_gpu
 from benchmarks.memory import measure_memory
 from benchmarks.preparation import measure_preparation, prepare_anew
@@ -50,7 +52,7 @@ from recsys.models.base import Recommender
 RUNS = 5
 SHOP = ("prepare", "train", "rank", "export")
 BY_DEFAULT = (*SHOP, "vocabulary", "serve")
-VERBS = (*BY_DEFAULT, "memory", "peers", "gpu")
+VERBS = (*BY_DEFAULT, "memory", "folds", "peers", "gpu")
 EPOCHS = 3
 PEERS = Path(__file__).resolve().parents[1] / ".venv-peers" / "bin" / "python"
 MODELS = ("mf", "ncf", "deepfm", "din")
@@ -162,13 +164,14 @@ def peer_python(*, needed: bool) -> Path | None:
 
 
 def main(chosen: list[str]) -> None:
-    """Run the chosen measurements (without arguments all but `memory`, `peers` and `gpu`) and print one table."""
+    """Run the chosen measurements (without arguments all of `BY_DEFAULT`) and print one table."""
     if unknown := set(chosen) - set(VERBS):
         sys.exit(f"error: no measurement {unknown.pop()!r}. Valid: {', '.join(VERBS)}.")
     chosen = chosen or list(BY_DEFAULT)
     try:
         gpu = cuda_device() if "gpu" in chosen else None
         peer = peer_python(needed="peers" in chosen)
+        folds = folds_file() if "folds" in chosen else None
     except ValueError as error:
         sys.exit(f"error: {error}")
     quiet_libraries()
@@ -176,8 +179,11 @@ def main(chosen: list[str]) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         rows = measure_shop(chosen, folder) if set(chosen) & set(SHOP) else []
+        beside = peer if "peers" in chosen else None
         if {"train", "peers"} & set(chosen):
-            rows += measure_training(folder, EPOCHS, peer if "peers" in chosen else None)
+            rows += measure_training(folder, EPOCHS, beside)
+        if folds:
+            rows += measure_folds(folds, folder, EPOCHS, beside)
         if "vocabulary" in chosen:
             rows += measure_vocabulary(folder)
         if "prepare" in chosen:

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -97,3 +98,33 @@ def test_the_peak_of_work_that_fails_is_not_waited_for(monkeypatch):
     with pytest.raises(ZeroDivisionError):
         Peak().of(lambda: 1 / 0)
     assert not [thread for thread in threading.enumerate() if "_watch" in thread.name]
+
+
+def test_folds_are_timed_beside_surprise(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(ROOT))
+    from benchmarks import folds
+
+    rng = np.random.default_rng(0)
+    columns = {"user": rng.integers(0, 9, 200), "item": rng.integers(0, 7, 200), "rating": rng.integers(1, 6, 200)}
+    pd.DataFrame(columns | {"fold": np.arange(200) % 5}).to_parquet(tmp_path / "folds.parquet")
+    monkeypatch.setattr(folds, "figures", lambda model, _: (2.0 if model is folds.MODELS["svd"] else 1.0, 0.9))
+    theirs = {name: np.array([9.0, 0.95]) for name in folds.MODELS}
+    monkeypatch.setattr(folds, "run_surprise", lambda *_: theirs)
+    rows = folds.measure_folds(tmp_path / "folds.parquet", tmp_path, 3, Path("python"))
+    assert rows[4:6] == [
+        ("svd, MovieLens-100k", "5 folds, RMSE 0.9000", "2.00 s"),
+        ("  Surprise's, to ours", "RMSE 0.9500, 9.00 s", "4.5x"),
+    ]
+    monkeypatch.undo()
+    seconds, error = folds.figures(folds.MODELS["item_knn"], {**columns, "fold": np.arange(200) % 5})
+    assert seconds > 0
+    assert 1 < error < 2  # the ratings are drawn at random
+
+
+def test_folds_that_are_not_there_are_asked_for(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(ROOT))
+    from benchmarks import folds
+
+    monkeypatch.setenv("RECSYS_DATA", str(tmp_path))
+    with pytest.raises(ValueError, match="set RECSYS_DATA to the folder of datasets"):
+        folds.folds_file()

@@ -1,5 +1,6 @@
 """`compile: true`: the same training, the same names in checkpoints."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from recsys.layers.mlp import MLP, Part
 from recsys.models.deepfm import DeepFM
 from recsys.models.mf import MF
 from recsys.optimizers import RowWise
+from recsys.training import new_model
 
 
 class Losses(pl.Callback):
@@ -38,6 +40,16 @@ def test_a_machine_without_a_compiler_is_told_before_anything_is_read(composed, 
     ):
         check(composed("compile=true", "trainer=cpu"))
     check(composed("trainer=cpu"))
+
+
+@pytest.mark.parametrize(("steps", "graphs"), [(1, True), (2, False)])
+def test_gradients_that_outlive_a_step_are_not_made_by_graphs(composed, schema, monkeypatch, steps, graphs):
+    """Bug: CUDA graphs write a step's gradients where those of the last step, to which they are added, still lie."""
+    asked = []
+    monkeypatch.setattr(DeepFM, "compile_layers", lambda _, **options: asked.append(options))
+    trainer = pl.Trainer(accelerator="cpu", accumulate_grad_batches=steps, logger=False, enable_checkpointing=False)
+    new_model(composed("model=deepfm", "compile=true"), SimpleNamespace(schema=schema), trainer)
+    assert asked == [{"graphs": graphs}]
 
 
 @pytest.mark.slow
