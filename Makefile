@@ -41,7 +41,7 @@ bench: install  ## measure speed and memory on this machine
 	$(BIN)/python scripts/benchmark.py
 
 bench-peers: install $(PEERS)/.installed  ## DeepCTR-Torch and Surprise on the same rows, in an environment of their own
-	$(BIN)/python scripts/benchmark.py folds peers
+	$(BIN)/python scripts/benchmark.py peers $(if $(wildcard $(RECSYS_DATA)/ml-100k/folds.parquet),folds)
 
 $(PEERS)/.installed: constraints.txt Makefile
 	$(PYTHON) -m venv $(PEERS)

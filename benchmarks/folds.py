@@ -33,6 +33,12 @@ def folds_file() -> Path:
     return path
 
 
+def check_surprise(python: Path | None) -> None:
+    """Raise ValueError unless the peers' environment has Surprise."""
+    if not python or subprocess.run([python, "-c", "import surprise"], capture_output=True, check=False).returncode:
+        raise ValueError("`folds` with `peers` needs Surprise; `make bench-peers` installs it into .venv-peers.")
+
+
 def measure_folds(path: Path, folder: Path, runs: int, peer: Path | None = None) -> list[Row]:
     """Seconds and RMSE of every model, five folds in all; in turns with the peer, whose Python is `peer`."""
     frame = pd.read_parquet(path)

@@ -56,11 +56,12 @@ def train(cfg: DictConfig, folder: Path, finish: Finish) -> float:
     model = new_model(cfg, data, trainer)
     if resumed:
         check_resumable(resumed, model, data)
-        log.info("resuming %s in epoch %d after %d batches", folder, *resumed.start)
     if trainer.is_global_zero:
         data.check_leaks()
         begin_run(cfg, folder, data)
-        if not resumed:
+        if resumed:
+            log.info("resuming %s in epoch %d after %d batches", folder, *resumed.start)
+        else:
             (folder / "checkpoints" / REFIT).unlink(missing_ok=True)  # that of an earlier run in this folder
         show(cleaning_table(data.store.cleaning), summary(data, model, trainer))
         log.info("first step after %.1f s", time.perf_counter() - started)

@@ -32,7 +32,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.folds import folds_file, measure_folds
+from benchmarks.folds import check_surprise, folds_file, measure_folds
 from benchmarks.gpu import cuda_device, measure_gpu
 from benchmarks.memory import measure_memory
 from benchmarks.preparation import measure_preparation, prepare_anew
@@ -172,6 +172,8 @@ def main(chosen: list[str]) -> None:
         gpu = cuda_device() if "gpu" in chosen else None
         peer = peer_python(needed="peers" in chosen)
         folds = folds_file() if "folds" in chosen else None
+        if folds and "peers" in chosen:
+            check_surprise(peer)
     except ValueError as error:
         sys.exit(f"error: {error}")
     quiet_libraries()

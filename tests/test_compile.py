@@ -7,6 +7,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
+from export.core import example_batch
 from recsys.config import check
 from recsys.data.module import DataModule, DataSpec
 from recsys.layers.mlp import MLP, Part
@@ -50,6 +51,24 @@ def test_gradients_that_outlive_a_step_are_not_made_by_graphs(composed, schema, 
     trainer = pl.Trainer(accelerator="cpu", accumulate_grad_batches=steps, logger=False, enable_checkpointing=False)
     new_model(composed("model=deepfm", "compile=true"), SimpleNamespace(schema=schema), trainer)
     assert asked == [{"graphs": graphs}]
+
+
+@pytest.mark.parametrize(("graphs", "mode"), [(True, "reduce-overhead"), (False, "default")])
+def test_pairs_are_compiled_with_the_layers_and_used_in_training_alone(schema, monkeypatch, graphs, mode):
+    calls, asked = [], []
+
+    def compiled(function: Any, **options: Any) -> Any:
+        asked.append(options)
+        return lambda *args: calls.append(args) or function(*args)
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    monkeypatch.setattr(MLP, "compile", lambda _: None)
+    model, batch = DeepFM(schema), example_batch(schema, rows=4, length=3)
+    expected = model.train()(batch), model.eval()(batch)
+    model.compile_layers(graphs=graphs)
+    assert asked == [{"mode": mode, "dynamic": False}]
+    torch.testing.assert_close((model.train()(batch), model.eval()(batch)), expected)
+    assert len(calls) == 1
 
 
 @pytest.mark.slow

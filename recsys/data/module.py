@@ -145,6 +145,7 @@ class DataModule(pl.LightningDataModule):
         log.info("encoding %s into %s", spec.name, self.folder)
         self.cache.mkdir(parents=True, exist_ok=True)
         with WORKERS[self.prepare]() as workers, TemporaryDirectory(prefix=".reading-", dir=self.cache) as scratch:
+            # gone when this ends, though the trace of an error may keep the events and the folder inside that is theirs
             events = load_events(spec.tables, spec.schema, spec.split_column, Path(scratch), workers)
             write_store(self.folder, spec.schema, events, split_events(spec.split, events), workers)
 

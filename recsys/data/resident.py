@@ -1,4 +1,4 @@
-"""The whole dataset on the training device, so that a batch is a few gathers there and only row numbers travel.
+"""The whole dataset on the training device: a batch is a few gathers there, and what travels are row numbers.
 
 Letters: B rows of a batch, L list length, H history entries.
 """
@@ -21,9 +21,9 @@ class Resident:
     """
 
     def __init__(self, store: Store, device: torch.device) -> None:
-        events = (store.user_E, store.item_E, store.label_E, store.history_H)
+        events = (store.user_E, store.item_E, store.label_E)
         arrays = [a for side in store.sides.values() for a in (side.ids, side.numbers, *side.tags.values())]
-        size = sum(array.nbytes for array in (*arrays, *events))
+        size = sum(array.nbytes for array in (*arrays, *events, store.history_H))
         free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else size
         if size > free:
             raise ValueError(
@@ -31,7 +31,7 @@ class Resident:
                 "free; set `on_device=false`."
             )
         self.store, self.device = store, device
-        self.user_E, self.item_E, self.label_E = map(self._moved, events[:3])
+        self.user_E, self.item_E, self.label_E = map(self._moved, events)
         self.ids = {role: self._moved(side.ids) for role, side in store.sides.items()}
         self.numbers = {role: self._moved(side.numbers) for role, side in store.sides.items()}
         self.tags = {role: self._moved_tags(side) for role, side in store.sides.items()}
@@ -49,7 +49,7 @@ class Resident:
         return {name: self._moved(ids) for name, ids in side.tags.items()}
 
     def events(self, row_B: np.ndarray, reads: Container[str] | None = None) -> Batch:
-        """The batch of events as they are in the store; of these only the row numbers are sent."""
+        """The batch of events with the users, items and labels that they have in the store."""
         at_B = self._sent(row_B)
         return self._joined((self.user_E[at_B], self.item_E[at_B], at_B), self.label_E[at_B], row_B, reads)
 
@@ -63,7 +63,7 @@ class Resident:
     ) -> Batch:
         """What `make_batch` makes of the same arguments, on the device."""
         positions = [self._sent(position_B) for position_B in (user_B, item_B, row_B)]
-        return self._joined(positions, self._sent(label_B), row_B, reads)
+        return self._joined(positions, self._sent(np.asarray(label_B, dtype="float32")), row_B, reads)
 
     def _joined(
         self, positions: Sequence[Tensor], label_B: Tensor, row_B: np.ndarray, reads: Container[str] | None

@@ -72,9 +72,9 @@ class Table(nn.Embedding):
 
 
 class _LookUp(torch.autograd.Function):
-    """`F.embedding` with a sparse gradient, by the kernel of bags: half the time on a CPU, which it lets fetch ahead.
+    """`F.embedding` with a sparse gradient, by the kernel of bags, which fetches rows ahead: half the time on a CPU.
 
-    On a GPU a seventh, for torch's kernel that gathers rows is made for wide ones.
+    On an H200 0.6 instead of 1.0 ms for 1.7 million rows of 16 numbers: torch's own kernel is made for wide rows.
     """
 
     @staticmethod

@@ -1,6 +1,6 @@
 """DeepFM: a factorization machine and a deep network over the same embeddings."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Unpack
 
 import torch
@@ -21,6 +21,8 @@ class DeepFM(Recommender):
     With `history`, the mean vector of a user's past items is one more column (Covington et al. 2016, sec. 3.2), without
     a first-order weight: it tells users apart whom training has not met.
     """
+
+    _compiled: Callable[..., tuple[Tensor, Tensor]] | None = None
 
     def __init__(
         self,
@@ -46,32 +48,33 @@ class DeepFM(Recommender):
 
     def forward(self, batch: Batch) -> Tensor:
         """Logits (or ratings), float32 (B,)."""
-        if self.training and self.embedding.number is not None:
-            return self._logit_of_parts(batch, self.embedding.number)
-        emb_BFD = self.embedding(batch)
-        deep_B = self.out(self.mlp(emb_BFD.flatten(1))).squeeze(1)
-        return self.bias + self.first_order(batch).sum((1, 2)) + fm(emb_BFD) + deep_B
+        interactions = self._compiled if self.training and self._compiled else self._interactions
+        if self.training and self.embedding.number is not None:  # without a vector per row and number
+            emb_BFD, first_B = self.embedding.looked_up(batch), self.first_order.sum(batch).squeeze(1)
+            pairs_B, deep_B = interactions(emb_BFD, batch.numbers_BN, self.embedding.number)
+        else:
+            emb_BFD, first_B = self.embedding(batch), self.first_order(batch).sum((1, 2))
+            pairs_B, deep_B = interactions(emb_BFD)
+        return self.bias + first_B + pairs_B + deep_B
 
-    def _logit_of_parts(self, batch: Batch, number_ND: Tensor) -> Tensor:
-        """The same without a vector per row and number: their part of each sum is taken out of it."""
-        emb_BFD = self.embedding.looked_up(batch)
-        first_B = self.first_order.sum(batch).squeeze(1)
-        return self.bias + first_B + self._interactions(emb_BFD, batch.numbers_BN, number_ND)
-
-    def _interactions(self, emb_BFD: Tensor, numbers_BN: Tensor, number_ND: Tensor) -> Tensor:
-        """The deep network and the pairs (B,) of the looked-up vectors and of the numbers' vectors."""
-        flat_B, width = emb_BFD.flatten(1), number_ND.numel()
-        behind = range(flat_B.shape[1], flat_B.shape[1] + width)
-        parts = [Part(flat_B, range(flat_B.shape[1])), Part(numbers_BN, behind, number_ND)]
+    def _interactions(
+        self, emb_BFD: Tensor, numbers_BN: Tensor | None = None, number_ND: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """FM's pairs and the deep network, (B,) each, of vectors and, where they are given, of numbers times theirs."""
+        flat_B = emb_BFD.flatten(1)
+        if numbers_BN is None or number_ND is None:
+            return fm(emb_BFD), self.out(self.mlp(flat_B)).squeeze(1)
+        width = flat_B.shape[1]
+        parts = [Part(flat_B, range(width)), Part(numbers_BN, range(width, width + number_ND.numel()), number_ND)]
         deep_B = linear_of_parts(self.out, self.mlp.forward_parts(parts)).squeeze(1)
-        return fm_of_parts(emb_BFD, numbers_BN, number_ND) + deep_B
+        return fm_of_parts(emb_BFD, numbers_BN, number_ND), deep_B
 
     def compile_layers(self, *, graphs: bool = True) -> None:
-        """In training the pairs too, in one with the layers; with `graphs` a GPU is asked for all of them at once."""
+        """In training the layers are compiled together with FM's pairs; with `graphs`, into CUDA graphs on a GPU."""
         super().compile_layers(graphs=graphs)
-        mode = "reduce-overhead" if graphs else "default"
-        compiled = torch.compile(self._interactions, mode=mode, dynamic=False)
-        self._interactions = compiled  # type: ignore[method-assign]
+        if len(self.mlp):
+            mode = "reduce-overhead" if graphs else "default"
+            self._compiled = torch.compile(self._interactions, mode=mode, dynamic=False)
 
     def forward_candidates(self, context: Batch, items: Batch) -> Tensor:
         """Logits (N,) of N items for one user in one scene.

@@ -184,10 +184,14 @@ def test_a_batch_travels_without_waiting_for_the_step_before(data):
     assert {x.device for x in (moved.ids_BF, moved.numbers_BN, moved.label_B, *moved.lists.values())} == {GPU}
 
 
-def test_a_batch_of_the_resident_data_is_made_without_waiting(data):
-    resident, rows = Resident(data.store, GPU), np.arange(8)
+@pytest.mark.parametrize("stored", [True, False])
+def test_a_batch_of_the_resident_data_is_made_without_waiting(data, stored):
+    resident, rows, store = Resident(data.store, GPU), np.arange(8), data.store
     with Apart() as apart:
-        batch = resident.batch(data.store.user_E[rows], data.store.item_E[rows], rows, data.store.label_E[rows])
+        if stored:
+            batch = resident.events(rows)
+        else:
+            batch = resident.batch(store.user_E[rows], store.item_E[rows], rows, store.label_E[rows])
     assert not apart.waits
     assert {x.device for x in (batch.ids_BF, batch.numbers_BN, batch.label_B, *batch.lists.values())} == {GPU}
 

@@ -14,7 +14,8 @@ from recsys.data.module import DataModule, DataSpec
 from recsys.data.request import split
 from recsys.data.resident import Resident
 from recsys.models.base import Recommender
-from recsys.optimizers import coalesce
+from recsys.models.deepfm import DeepFM
+from recsys.optimizers import RowWise, coalesce
 from recsys.schema import FeatureSchema
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -50,6 +51,19 @@ def test_the_same_is_learned(build, every_role, rule):
             if isinstance(layer, nn.Dropout):
                 layer.p = 0.0
         found.append(learned(model.double().to(device), every_role))
+    torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_compiled_layers_learn_the_same(every_role):
+    found = []
+    for compiled in (False, True):
+        pl.seed_everything(0, verbose=False)
+        model = DeepFM(every_role, hidden=[16, 8], sparse=True, optimizer=RowWise).double().to(GPU)
+        model.log = lambda *_, **__: None
+        if compiled:
+            model.compile_layers()
+        found.append(learned(model, every_role))
     torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=1e-5)
 
 

@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def run(folder: Path, script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """The real command line in a process and a working folder of its own."""
-    environment = {**os.environ, "RECSYS_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+    environment = {**os.environ, "RECSYS_CACHE": str(folder / "cache"), "COLUMNS": "200"}
     process = Started(ROOT / "scripts" / script, list(arguments), folder, environment)
     out, error = process.communicate()
     return subprocess.CompletedProcess(arguments, process.returncode or 0, out, error)

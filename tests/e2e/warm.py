@@ -1,9 +1,10 @@
 """Scripts in processes that are forked from one that has imported what they import, which takes many seconds.
 
-Such a process has its own working folder, environment, output and process group, as one that a shell starts. What it
-shares with the others is the order of sets: a test that must not depend on it starts a fresh interpreter.
+Such a process has its own working folder, environment, output and process group, as one that a shell starts. It shares
+the order of sets with the others, and the number of threads: a test for which these matter starts a fresh interpreter.
 """
 
+import atexit
 import multiprocessing
 import os
 import runpy
@@ -31,7 +32,10 @@ def run(script: Path, arguments: list[str], folder: Path, environment: Mapping[s
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream.fileno())
     sys.argv = [str(script), *arguments]
     sys.path.insert(0, str(script.parent))
-    runpy.run_path(str(script), run_name="__main__")
+    try:
+        runpy.run_path(str(script), run_name="__main__")
+    finally:
+        atexit._run_exitfuncs()  # a forked process ends without
 
 
 class Started:
@@ -46,6 +50,7 @@ class Started:
         asked = (script, arguments, folder, dict(environment), self._output)
         self._process: ForkServerProcess = FORKS.Process(target=run, args=asked)
         self._process.start()
+        atexit.register(self.kill)  # else the tests would wait for what a failed one leaves behind
         self.pid = self._process.pid or 0
 
     @property
@@ -54,7 +59,7 @@ class Started:
         return self._process.exitcode
 
     def poll(self) -> int | None:
-        """The same."""
+        """Its exit code, or None while it runs."""
         return self._process.exitcode
 
     def send_signal(self, number: int) -> None:
