@@ -1,12 +1,13 @@
 """Measure speed and memory on this machine:
 
-python scripts/benchmark.py [prepare] [train] [vocabulary] [rank] [export] [serve] [memory] [folds] [peers] [gpu]
+python scripts/benchmark.py [prepare] [train] [vocabulary] [rank] [export] [serve] [memory] [neighbours] [folds] [peers]
+                            [gpu]
 
 `train` also trains on a million clicks, beside a bare loop and, where it is asked for (`peers`), beside DeepCTR-Torch
 on the same rows. `folds` fits the classical models to MovieLens-100k, with `peers` beside Surprise. `gpu` trains on a
 CUDA device, with a profile, and beside DeepCTR-Torch where `make bench-peers` made .venv-peers or it is installed here.
 `prepare` also prepares a million clicks, half of them texts; `memory` (minutes and 10 GiB of disk) reads, encodes and
-trains on 20 million.
+trains on 20 million. `neighbours` (minutes) finds those of 100 thousand items.
 """
 
 import importlib.util
@@ -35,6 +36,7 @@ from rich.table import Table
 from benchmarks.folds import check_surprise, folds_file, measure_folds
 from benchmarks.gpu import cuda_device, measure_gpu
 from benchmarks.memory import measure_memory
+from benchmarks.neighbours import measure_neighbours
 from benchmarks.preparation import measure_preparation, prepare_anew
 from benchmarks.serving import serve
 from benchmarks.training import measure_training, measure_vocabulary
@@ -52,7 +54,7 @@ from recsys.models.base import Recommender
 RUNS = 5
 SHOP = ("prepare", "train", "rank", "export")
 BY_DEFAULT = (*SHOP, "vocabulary", "serve")
-VERBS = (*BY_DEFAULT, "memory", "folds", "peers", "gpu")
+VERBS = (*BY_DEFAULT, "memory", "neighbours", "folds", "peers", "gpu")
 EPOCHS = 3
 PEERS = Path(__file__).resolve().parents[1] / ".venv-peers" / "bin" / "python"
 MODELS = ("mf", "ncf", "deepfm", "din")
@@ -184,6 +186,8 @@ def main(chosen: list[str]) -> None:
         beside = peer if "peers" in chosen else None
         if {"train", "peers"} & set(chosen):
             rows += measure_training(folder, EPOCHS, beside)
+        if "neighbours" in chosen:
+            rows += measure_neighbours()
         if folds:
             rows += measure_folds(folds, folder, EPOCHS, beside)
         if "vocabulary" in chosen:

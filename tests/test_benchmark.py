@@ -128,3 +128,13 @@ def test_folds_that_are_not_there_are_asked_for(monkeypatch, tmp_path):
     monkeypatch.setenv("RECSYS_DATA", str(tmp_path))
     with pytest.raises(ValueError, match="set RECSYS_DATA to the folder of datasets"):
         folds.folds_file()
+
+
+def test_neighbours_are_found_of_what_was_drawn(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT))
+    from benchmarks import neighbours
+
+    found = neighbours.fit(events=5000, users=100, items=50)
+    assert 2000 < found["pairs"] <= 100 * 50
+    assert found["seconds"] > 0
+    assert found["peak"] > 2**27
