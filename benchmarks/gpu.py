@@ -4,21 +4,17 @@ Steps are measured on batches that lie on the device and come in one fixed order
 `trainer.fit` makes them of the data on the device.
 """
 
-import statistics
-import time
 from pathlib import Path
 
 import numpy as np
-import pytorch_lightning as pl
 import torch
 
 from benchmarks import kernels
 from benchmarks.clicks import prepare_clicks
-from benchmarks.kernels import epoch_seconds, milliseconds_by_operation, wait_for
-from benchmarks.training import Row, bare_step, compose_clicks, run_peer
+from benchmarks.kernels import epoch_seconds, milliseconds_by_operation
+from benchmarks.training import Row, bare_step, compose_clicks, fit_seconds, run_peer
 from recsys.config import build_model
 from recsys.data.module import DataModule
-from recsys.models.base import Recommender
 
 BATCH = 65_536
 BLOCK = 1024  # rows that stay together when rows are shuffled
@@ -52,7 +48,7 @@ def measure_gpu(folder: Path, device: torch.device, peer: Path | None = None) ->
             other.compile_layers()
         step = bare_step(model)
         seconds[setting] = epoch_seconds(step, batches, device)
-        of_fit = fit_seconds(other, data, device)
+        of_fit = fit_seconds(other, data, kernels.EPOCHS, device, precision="bf16-mixed", gradient_clip_val=5.0)
         found += [
             ("train deepfm on the GPU", f"batch {BATCH:,}, bf16, {setting}", f"{rows / seconds[setting]:,.0f} rows/s"),
             ("  through `trainer.fit`", "data on the GPU, shuffled in blocks", f"{rows / of_fit:,.0f} rows/s"),
@@ -64,35 +60,6 @@ def measure_gpu(folder: Path, device: torch.device, peer: Path | None = None) ->
         memory = torch.cuda.max_memory_allocated(device) / 2**30
         found.append(("  memory of the GPU", "at most", f"{memory:.2f} GiB"))
     return [*found, *profile, *(peer_rows(peer, data, folder, device, rows / min(seconds.values())) if peer else [])]
-
-
-def fit_seconds(model: Recommender, data: DataModule, device: torch.device) -> float:
-    """The median seconds of an epoch through `trainer.fit`, after one to warm up."""
-    seconds: list[float] = []
-
-    class Clock(pl.Callback):
-        def on_train_epoch_start(self, *_: object) -> None:
-            wait_for(device)
-            seconds.append(-time.perf_counter())
-
-        def on_train_epoch_end(self, *_: object) -> None:
-            wait_for(device)
-            seconds[-1] += time.perf_counter()
-
-    quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
-    trainer = pl.Trainer(
-        accelerator=device.type,
-        devices=1,
-        precision="bf16-mixed",
-        max_epochs=kernels.EPOCHS + 1,
-        limit_val_batches=0,
-        gradient_clip_val=5.0,
-        use_distributed_sampler=False,
-        callbacks=[Clock()],
-        **quiet,
-    )
-    trainer.fit(model, datamodule=data)
-    return statistics.median(seconds[1:])
 
 
 def profile_rows(times: dict[str, float], step: float) -> list[Row]:

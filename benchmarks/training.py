@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
@@ -16,6 +17,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
 from benchmarks.clicks import prepare_clicks
+from benchmarks.kernels import wait_for
 from recsys.cli import CONFIGS
 from recsys.config import build_model, build_trainer
 from recsys.data.batches import Batch
@@ -27,6 +29,7 @@ from recsys.schema import FeatureSchema
 
 BATCH = 4096
 SETTING = f"dim 16, MLP 400-400-400, batch {BATCH:,}, bf16, {torch.get_num_threads()} threads"
+CPU = torch.device("cpu")
 WARM = 5  # first steps that are left out of medians
 Row = tuple[str, str, str]
 
@@ -89,6 +92,34 @@ def fit_epoch(cfg: DictConfig, data: DataModule) -> tuple[Recommender, list[floa
     trainer.fit(model, datamodule=data)
     rate = len(data.train_rows) / (time.perf_counter() - started)
     return model, [stop - start for start, stop in pairwise(clock.ends)], rate
+
+
+def fit_seconds(model: Recommender, data: DataModule, epochs: int, device: torch.device = CPU, **options: Any) -> float:
+    """The median seconds of an epoch through `trainer.fit`, after one to warm up; `options` are the trainer's."""
+    seconds: list[float] = []
+
+    class Clock(pl.Callback):
+        def on_train_epoch_start(self, *_: object) -> None:
+            wait_for(device)
+            seconds.append(-time.perf_counter())
+
+        def on_train_epoch_end(self, *_: object) -> None:
+            wait_for(device)
+            seconds[-1] += time.perf_counter()
+
+    quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
+    trainer = pl.Trainer(
+        accelerator=device.type,
+        devices=1,
+        max_epochs=epochs + 1,
+        limit_val_batches=0,
+        use_distributed_sampler=False,
+        callbacks=[Clock()],
+        **quiet,
+        **options,
+    )
+    trainer.fit(model, datamodule=data)
+    return statistics.median(seconds[1:])
 
 
 def bare_steps(cfg: DictConfig, data: DataModule, count: int = 100) -> list[float]:

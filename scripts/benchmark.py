@@ -26,7 +26,6 @@ from pathlib import Path
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # not scripts/, whose export.py would hide export/
 
 import numpy as np
-import pytorch_lightning as pl
 import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
@@ -39,7 +38,7 @@ from benchmarks.memory import measure_memory
 from benchmarks.neighbours import measure_neighbours
 from benchmarks.preparation import measure_preparation, prepare_anew
 from benchmarks.serving import serve
-from benchmarks.training import measure_training, measure_vocabulary
+from benchmarks.training import fit_seconds, measure_training, measure_vocabulary
 from export.core import row_core
 from export.graph import open_graph, recommender_graph, save_graph
 from export.measure import BATCHES, measure
@@ -85,31 +84,6 @@ def prepare(data: DataModule, cache: Path) -> list[Row]:
     return [("prepare", f"{rows:,} events, 5 tables", f"{rows / seconds:,.0f} events/s")]
 
 
-def train_epochs(model: Recommender, data: DataModule) -> float:
-    """The median seconds of an epoch through `trainer.fit`."""
-    ends: list[float] = []
-
-    class Clock(pl.Callback):
-        def on_train_epoch_start(self, *_: object) -> None:
-            ends.append(-time.perf_counter())
-
-        def on_train_epoch_end(self, *_: object) -> None:
-            ends[-1] += time.perf_counter()
-
-    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-    trainer = pl.Trainer(
-        accelerator="cpu",
-        max_epochs=RUNS + 1,
-        limit_val_batches=0,
-        callbacks=[Clock()],
-        use_distributed_sampler=False,
-        enable_model_summary=False,
-        **quiet,
-    )
-    trainer.fit(model, datamodule=data)
-    return statistics.median(ends[1:])
-
-
 def rank(model: Recommender, data: DataModule) -> float:
     """Scores per second of a full ranking of 200 users (without the sort)."""
     candidates = Candidates(data.store, TEST)
@@ -143,7 +117,9 @@ def measure_shop(chosen: list[str], folder: Path) -> list[Row]:
         model = build_model(compose_shop(folder, model_name), data.schema)
         if "train" in chosen:
             events = int((data.store.part_E == 0).sum())
-            rows.append((f"train {model_name}", "batch 4,096", f"{events / train_epochs(model, data):,.0f} rows/s"))
+            rows.append(
+                (f"train {model_name}", "batch 4,096", f"{events / fit_seconds(model, data, RUNS):,.0f} rows/s")
+            )
         if "rank" in chosen:
             rows.append((f"rank {model_name}", "batch 8,192", f"{rank(model.eval(), data):,.0f} scores/s"))
         if "export" in chosen:

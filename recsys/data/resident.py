@@ -79,7 +79,7 @@ class Resident:
             torch.cat([self.ids[role][at[role]] for role in ROLES], 1).long(),
             torch.cat([self.numbers[role][at[role]] for role in ROLES], 1),
             tags | self._history_lists(row_B, reads),
-            label_B.float(),
+            label_B,
         )
 
     def _history_lists(self, row_B: np.ndarray, reads: Container[str] | None) -> dict[str, Tensor]:

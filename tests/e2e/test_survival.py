@@ -32,11 +32,11 @@ MF = ["model=mf", "data.label.kind=implicit", "objective=bpr", "workers=2", "bat
 TRAINING = ["trainer=cpu", "trainer.max_epochs=4", "patience=null", "export=false", "save_every=3"]
 
 
-def start(folder: Path, *arguments: str, script: str = "train.py") -> Started:
-    """A command in a process group of its own that answers Ctrl-C, whoever started the tests."""
+def start(folder: Path, *arguments: str) -> Started:
+    """Training in a process group of its own that answers Ctrl-C, whoever started the tests."""
     environment = {**os.environ, "RECSYS_CACHE": str(folder / "cache")}
-    shop = [f"hydra.searchpath=[file://{folder}/configs]", "data=bookshop"] if script == "train.py" else []
-    return Started(ROOT / "scripts" / script, [*arguments, *shop], folder, environment)
+    shop = [f"hydra.searchpath=[file://{folder}/configs]", "data=bookshop"]
+    return Started(ROOT / "scripts" / "train.py", [*arguments, *shop], folder, environment)
 
 
 def finish(process: Started, expected: int = 0) -> tuple[str, str]:
