@@ -110,7 +110,9 @@ def load_events(
     Raises ValueError naming the table and column for a missing column, an empty table, a column whose values are
     mostly of a wrong type, a column that no table holds, or when no row survives.
     """
-    plan = _Plan(tables=tables, schema=schema, parts=_parts(tables, schema, split_column), homes=_homes(tables, schema))
+    parts = _parts(tables, schema, split_column)
+    check_columns(tables.behaviour, "behaviour", parts["behaviour"].values())  # a misspelt key is no missing table
+    plan = _Plan(tables=tables, schema=schema, parts=parts, homes=_homes(tables, schema))
     folder = tempfile.TemporaryDirectory(prefix=".reading-", dir=scratch)
     reading = _read_behaviour(plan, Path(folder.name), workers)
     others = {name: table for name, table in tables.present().items() if name != "behaviour"}

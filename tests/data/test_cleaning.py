@@ -330,6 +330,11 @@ def test_friendships_need_two_columns(load):
             "'age' has role user, but there is no table `users`; declare `tables.users`",
         ),
         (
+            {"usr": {"role": "user", "kind": "category"}},
+            {"behaviour": "usr,item,label\n1,i1,1\n"},
+            "table `behaviour` has no column 'user': did you mean 'usr'",
+        ),
+        (
             {"prise": {"role": "item", "kind": "number"}},
             {"behaviour": "user,item,label\n1,i1,1\n", "items": ITEMS},
             "table `items` has no column 'prise': did you mean 'price'",
