@@ -11,6 +11,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
+from io import TextIOWrapper
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -27,6 +28,11 @@ from yaml import YAMLError
 from recsys.checkpoints import Interrupted
 from recsys.config import USER_ERRORS
 from recsys.declare import nearest
+
+try:
+    import fcntl
+except ImportError:  # Windows has none
+    fcntl = None  # type: ignore[assignment]
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 TERMINATED, REFUSED = 128 + signal.SIGTERM, 2
@@ -63,6 +69,10 @@ def launch(
         except (*USER_ERRORS, OmegaConfBaseException) as error:
             failures.append(str(error))
             complain(describe(error) + leave_folder(run_folder()))
+            return None
+        except TakenFolder as error:
+            failures.append(str(error))
+            complain(str(error))
             return None
         except Refused as error:
             complain(str(error))
@@ -128,8 +138,31 @@ def go_on_in(folder: Path) -> Path:
     return folder
 
 
+class TakenFolder(Exception):
+    """Another process runs in the folder, and nothing there is to be touched."""
+
+
 class RunLog(logging.FileHandler):
-    """run.log; when it cannot be written the run ends with a message, rather than going on with a trace per line."""
+    """run.log, open as long as a process runs in the folder, which keeps others out.
+
+    When it cannot be written the run ends with a message, rather than going on with a trace per line.
+    """
+
+    def _open(self) -> TextIOWrapper:
+        """Raises TakenFolder where another process has the file open; the ranks of one run share it."""
+        stream = super()._open()
+        if fcntl and getattr(rank_zero_only, "rank", 0) == 0:
+            try:
+                fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the process's own: not that of workers it leaves
+            except (BlockingIOError, PermissionError):
+                stream.close()
+                raise TakenFolder(
+                    f"another process is at work in {Path(self.baseFilename).parent}; wait for its end, or give "
+                    "another folder by hydra.run.dir=..."
+                ) from None
+            except OSError:  # not every network file system has locks
+                pass
+        return stream
 
     def handleError(self, record: logging.LogRecord) -> None:
         """Raises OSError naming the file."""
