@@ -22,6 +22,17 @@ CONTEXT: tuple[Role, ...] = ("user", "scene")  # what all candidates of one requ
 ITEM: tuple[Role, ...] = ("item",)
 PADDING = 0
 HISTORY = "history."
+# What exported graphs and the table of test rows call their own.
+RESERVED = ("ids", "numbers", "score", "label", "candidates", "k", "top", "seen_items", "top_items", "top_scores")
+
+
+def _check_name(name: str) -> None:
+    """Raise ValueError for a name that an exported graph could not give an input."""
+    if "/" in name or name.startswith(HISTORY) or name in RESERVED:
+        raise ValueError(
+            f"column {name!r}: names must not hold '/', begin with {HISTORY!r} or be one of {', '.join(RESERVED)}, "
+            "which bundles use themselves; give it another name by the table's `rename`."
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,11 +66,7 @@ class Column:
     length: int = 8
 
     def __post_init__(self) -> None:
-        if "/" in self.name or self.name.startswith(HISTORY) or self.name in ("ids", "numbers", "score"):
-            raise ValueError(
-                f"column {self.name!r}: names must not hold '/', begin with {HISTORY!r} or be ids, numbers or score; "
-                "give it another name by the table's `rename`."
-            )
+        _check_name(self.name)
         if self.min_count < 1:
             raise ValueError(f"column {self.name!r}: `min_count` must be at least 1, got {self.min_count}.")
         if self.length < 1:
@@ -180,6 +187,8 @@ class FeatureSchema:
             raise ValueError(f"`user` and `item` must be different columns, got {self.user!r} twice.")
         if not self.columns:
             raise ValueError("`columns` must declare at least one column.")
+        for name in (self.user, self.item, *([self.time.column] if self.time else [])):
+            _check_name(name)
         for key, role in ((self.user, "user"), (self.item, "item")):
             column = next((c for c in self.columns if c.name == key), None)
             if column and (column.role, column.kind) != (role, "category"):

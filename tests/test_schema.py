@@ -3,7 +3,7 @@ from dataclasses import FrozenInstanceError
 
 import pytest
 
-from recsys.schema import Column, FeatureSchema, History, Label, history_name, schema_difference
+from recsys.schema import RESERVED, Column, FeatureSchema, History, Label, history_name, schema_difference
 
 BASE = {
     "user": "user",
@@ -159,3 +159,15 @@ def test_a_difference_is_named(here, words):
     difference = schema_difference(FeatureSchema.parse(BASE), FeatureSchema.parse(here))
     assert difference.endswith(words)
     assert bool(difference) == bool(words)
+
+
+@pytest.mark.parametrize("name", [*RESERVED, "history.x", "a/b"])
+def test_names_that_a_graph_needs_itself_are_refused_for_whatever_becomes_its_input(name):
+    refused = "names must not hold.*give it another name by the table's `rename`"
+    with pytest.raises(ValueError, match=refused):
+        Column(name=name, role="scene", kind="number")
+    for key in ("user", "item"):
+        with pytest.raises(ValueError, match=refused):
+            FeatureSchema.parse(changed(**{key: name}))
+    with pytest.raises(ValueError, match=refused):
+        FeatureSchema.parse(changed(time={"column": name}))

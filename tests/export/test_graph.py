@@ -22,6 +22,7 @@ from export.vocabularies import MISSING_INT
 from recsys.data.batches import make_batch
 from recsys.data.module import DataModule, DataSpec
 from recsys.data.split import TEST
+from recsys.schema import RESERVED, history_name
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 TARGETS = {path.stem: OmegaConf.load(path)["_target_"] for path in (CONFIGS / "model").glob("*.yaml")}
@@ -43,6 +44,10 @@ def test_raw_rows_and_requests_score_as_the_model(name, options, exported):
         assert props["opset"] == "20"
         assert props["torch"] == torch.__version__
         assert "dynamo" in props["exporter"]
+        schema = made.model.schema
+        raw = {c.name for c in schema.columns} | {history_name(c.name) for c in schema.histories}
+        raw |= {schema.time.column} if schema.time else set()
+        assert {v.name for v in (*graph.graph.input, *graph.graph.output)} - raw <= set(RESERVED)
 
 
 def test_a_changed_model_is_not_exported(exported):
