@@ -116,7 +116,7 @@ def build_trainer(
     `refit_epochs` it trains a second time, for so many epochs of those in `cfg.trainer`, without validation.
     """
     throughput = Throughput()
-    callbacks: list[pl.Callback] = [Evaluation(list(cfg.evaluation.k)), throughput]
+    callbacks: list[pl.Callback] = [Evaluation(cfg.evaluation.k), throughput]
     if sys.stdout.isatty():
         callbacks.append(Progress(throughput))
     options = {**resolve(cfg.trainer), "enable_progress_bar": sys.stdout.isatty(), "enable_model_summary": False}
@@ -230,7 +230,7 @@ def _check_classical(cfg: DictConfig, typed: Sequence[str]) -> None:
     label = build_data(cfg).spec.schema.label
     learns_from_likes(model, label)
     build_monitor(cfg, label.kind)
-    cut_offs(list(cfg.evaluation.k))
+    cut_offs(cfg.evaluation.k)
     if cfg.seeds < 1:
         raise ValueError(f"`seeds` must be at least 1 (runs), got {cfg.seeds}.")
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:

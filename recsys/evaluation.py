@@ -142,8 +142,8 @@ class Evaluation(pl.Callback):
 
 def cut_offs(k: Sequence[int]) -> tuple[int, ...]:
     """The cut-offs of ranking metrics in order, 10 among them. Raises ValueError for others than positive integers."""
-    if not k or any(not isinstance(n, int) or n < 1 for n in k):
-        raise ValueError(f"`k` must be a list of positive integers such as [5,10,20], got {k!r}.")
+    if not isinstance(k, Sequence) or not k or any(not isinstance(n, int) or n < 1 for n in k):
+        raise ValueError(f"`evaluation.k` must be a list of positive integers such as [5,10,20], got {k!r}.")
     return tuple(sorted({*k, K}))
 
 
@@ -165,7 +165,9 @@ def _gather(mine: list[Any]) -> list[list[Any]]:
     return everyone
 
 
-def monitor_of(kind: str, monitor: str | None, k: Sequence[int] = (), candidates: int | None = None) -> tuple[str, str]:
+def monitor_of(
+    kind: str, monitor: str | None, k: Sequence[int] = (K,), candidates: int | None = None
+) -> tuple[str, str]:
     """The logged name that early stopping watches and whether it is to be "min" or "max".
 
     `monitor` null means AUC, RMSE (ratings) or NDCG@10 (implicit). With `candidates`, the names of ranking metrics
@@ -173,7 +175,7 @@ def monitor_of(kind: str, monitor: str | None, k: Sequence[int] = (), candidates
     """
     note = f"[{candidates} sampled]" if candidates and kind == "implicit" else ""
     name = monitor or MONITORS.get(kind, "auc") + note
-    ranking = [f"{metric}@{n}{note}" for n in sorted({*k, K}) for metric in RANKING]
+    ranking = [f"{metric}@{n}{note}" for n in cut_offs(k) for metric in RANKING]
     valid = {"rating": ["rmse", "mae"], "implicit": [*ranking, f"mrr{note}"]}.get(kind, LABELLED)
     if name not in valid:
         raise ValueError(f"`evaluation.monitor` got {name!r} for labels of kind {kind!r}: {nearest(name, valid)}")

@@ -45,7 +45,7 @@ def fit_run(cfg: DictConfig, folder: Path, finish: Finish) -> float:
     monitor, _ = build_monitor(cfg, data.schema.label.kind)
     origin = {"model": name, "seed": cfg.seed, "monitor": monitor, "refit": cfg.refit, "data": data.state}
     with once_trained(folder):
-        test = judge(fitted, data, TEST, cut_offs(list(cfg.evaluation.k)), fitted.threshold)
+        test = judge(fitted, data, TEST, cut_offs(cfg.evaluation.k), fitted.threshold)
         origin["seconds"] = {"train": seconds, "score": test.seconds}
         report_results(folder, part_metrics(valid.results, test.results), fitted, data, test.rows, origin)
         finish_run(folder, fitted, data, finish, started)
@@ -61,7 +61,7 @@ def fit(cfg: DictConfig, data: DataModule) -> tuple[Fitted, Judged, float]:
     fitted = Fitted.fit(build_classical(cfg), data.store)
     seconds = time.perf_counter() - started
     fitted = fitted.calibrated(data.store)
-    valid = judge(fitted, data, VALID, cut_offs(list(cfg.evaluation.k)))
+    valid = judge(fitted, data, VALID, cut_offs(cfg.evaluation.k))
     return dataclasses.replace(fitted, threshold=valid.threshold), valid, seconds
 
 

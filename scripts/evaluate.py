@@ -26,7 +26,7 @@ def evaluate_checkpoint(cfg: DictConfig) -> None:
         trained.evaluation.batch_size = cfg.batch_size
     data, model = reopen(cfg.checkpoint, trained)
     if isinstance(model, Fitted):
-        name, metrics = model.name, evaluate_fitted(model, data, cut_offs(list(trained.evaluation.k)))
+        name, metrics = model.name, evaluate_fitted(model, data, cut_offs(trained.evaluation.k))
     else:
         name = type(model).__name__
         metrics = evaluate(build_trainer(trained, model.schema.label.kind), model, data)

@@ -202,9 +202,10 @@ def refuse_unreadable(unreadable: pd.Series, count: int, present: int, table: st
     `count` of the `present` cells hold one of the `unreadable` values.
     """
     if count * 2 > present:
+        (example,) = unreadable.head(1).tolist()  # a value of Python's own
         raise ValueError(
             f"table `{table}`, column {column!r}: {count} of {present} values are not {what} (such as "
-            f"{unreadable.iloc[0]!r}){_sign_hint(unreadable)}; check the column's kind, `rename` and `sep`."
+            f"{example!r}){_sign_hint(unreadable)}; check the column's kind, `rename` and `sep`."
         )
 
 
@@ -225,7 +226,13 @@ def _clean_label(rows: pd.DataFrame, table: str, schema: FeatureSchema, report: 
     label, values = schema.label, rows["label"]
     column = str(label.column)
     if label.kind == "binary":
-        return drop_rows(rows, ~values.isin([0, 1]), report, table, column, "label is neither 0 nor 1")
+        other = ~values.isin([0, 1])
+        if values[other].eq(-1).any() and not values.eq(0).any():
+            raise ValueError(
+                f"table `{table}`, column {column!r}: labels of kind binary are 0 and 1, and here -1 and 1; declare "
+                "`label: {kind: threshold, positive_from: 1}` with this column."
+            )
+        return drop_rows(rows, other, report, table, column, "label is neither 0 nor 1")
     if label.range is None:
         return rows
     low, high = label.range

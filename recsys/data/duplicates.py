@@ -59,7 +59,8 @@ def _bits(values: pd.Series) -> np.ndarray:
     else:
         whole = values.to_numpy("uint64" if "uint64" in str(values.dtype) else "int64", na_value=0)
         number = whole.astype("float64")
-        bits = number.view("uint64") ^ (whole.view("uint64") - number.astype("int64").view("uint64"))
+        rounded = np.where(number < 2.0**63, number, number - 2.0**64).astype("int64")  # the same modulo 2^64
+        bits = number.view("uint64") ^ (whole.view("uint64") - rounded.view("uint64"))
     bits[missing] = _MISSING
     return bits
 

@@ -1,8 +1,9 @@
 """Join the cleaned tables into events, the one form in which a dataset is split, encoded and stored."""
 
+import logging
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -28,6 +29,8 @@ from recsys.data.tables import (
 from recsys.data.workers import THREADS, Workers
 from recsys.schema import Column, FeatureSchema, Role, Time
 
+log = logging.getLogger(__name__)
+FAR_FUTURE, SEVENTIES = 1e11, 315_532_800  # seconds: the year 5138, and the end of 1979
 Frames = dict[str, pd.DataFrame]
 Keys = dict[str, dict[str, pd.Series]]  # table -> part -> the values that its codes stand for
 
@@ -352,9 +355,10 @@ def _scene(
 ) -> Scene:
     """The scene columns of each row: parts of its time, columns of its scene, columns of the behaviour table."""
     time, columns = plan.schema.time, dict[str, SceneColumn]()
-    for column in plan.schema.columns:
-        if time and column.part:
-            columns[column.name] = _time_part(rows["time"], column.part, time)
+    parts = [column for column in plan.schema.columns if column.part]
+    if time and parts:
+        _check_times(rows["time"].median(), time, parts)
+        columns |= {column.name: _time_part(rows["time"], str(column.part), time) for column in parts}
     if scenes is not None:
         joined = _filled(scenes.reindex(pd.RangeIndex(len(scenes) + 1)), plan.homes["scenes"])
         at_E = rows["scene"].to_numpy("int32")
@@ -364,12 +368,25 @@ def _scene(
     return Scene(columns | own, spans)
 
 
-def _time_part(seconds: pd.Series, part: str, time: Time) -> Entries:
-    if seconds.median() > 1e11:
-        raise ValueError(
-            f"the times in column {time.column!r} lie beyond the year 5000, so they have no true {part}; "
-            f"check `time.unit`, now {time.unit!r}."
+def _check_times(median: float, time: Time, parts: Sequence[Column]) -> None:
+    """Refuse times of the far future, and warn of those of the seventies: they are hardly seconds since 1970."""
+    named = f"the times in column {time.column!r}"
+    what = f"have no true {' or '.join(column.name for column in parts)}"
+    if median > FAR_FUTURE:
+        raise ValueError(f"{named} lie beyond the year 5000, so they {what}; check `time.unit`, now {time.unit!r}.")
+    if median < SEVENTIES:
+        day = pd.Timestamp(median, unit="s").date()
+        log.warning(
+            "%s lie around %s, so they may %s: `time.unit` is %r, and dates such as 20250131 are to be texts such as "
+            "2025-01-31",
+            named,
+            day,
+            what,
+            time.unit,
         )
+
+
+def _time_part(seconds: pd.Series, part: str, time: Time) -> Entries:
     hours = pd.Series([*range(24), None], dtype="Int64")  # which every part of a time fits into
     return Entries(hours, time_part(seconds.to_numpy(), part, time.utc_offset).astype("int8"))
 

@@ -34,6 +34,7 @@ from recsys.declare import declare
 from recsys.schema import FeatureSchema
 
 log = logging.getLogger(__name__)
+LONG_RANKING = 2 * 10**8  # scores
 WORKERS: dict[str, Callable[[], AbstractContextManager[Workers]]] = {
     "local": lambda: nullcontext(THREADS),
     "ray": ray_cluster,
@@ -202,14 +203,22 @@ class DataModule(pl.LightningDataModule):
         log.info("leak check passed: %s (%.1f s)", ", ".join(RULES), time.perf_counter() - started)
 
     def check_evaluation(self) -> None:
-        """Make the queries of all rankings, and warn of candidates that no ranking uses.
+        """Make the queries of all rankings; warn of one that is left out, of a long one and of unused candidates.
 
-        Raises ValueError where there is nothing to rank, which would else come out after training.
+        Raises ValueError where implicit data have nothing to rank, which would else come out after training.
         """
         if self._ranks(VALID):
             self.queries(VALID)
         if self._ranks(TEST):
-            self.queries(TEST)
+            queries = self.queries(TEST)
+            if not len(queries):
+                log.warning("no test user meets a liked item for the first time, so rankings are left out")
+            if len(queries) > LONG_RANKING:
+                log.warning(
+                    "the test part ranks %s items for %s users, which may take hours: evaluation.candidates=99 ranks a "
+                    "sample, evaluation.ranking=false none",
+                    *(f"{n:,}" for n in (queries.width, len(queries.rows_Q))),
+                )
         elif self.candidates:
             log.warning(
                 "`evaluation.candidates` is ignored: the test part is not ranked; that needs `evaluation.ranking` "
@@ -256,7 +265,7 @@ class DataModule(pl.LightningDataModule):
         datasets: list[Rows | Candidates] = []
         if self.schema.label.kind != "implicit":
             datasets.append(Rows(self.store, part))
-        if self._ranks(part):
+        if self._ranks(part) and len(self.queries(part)):
             datasets.append(self.queries(part))
         return datasets
 

@@ -345,9 +345,19 @@ def test_friendships_need_two_columns(load):
             "table `items`, column 'price': 2 of 2 values are not a number .such as 'cheap'",
         ),
         (
-            {"label": {"role": "scene", "kind": "number"}},
-            {"behaviour": "user,item,label\n1,i1,1\n"},
-            "column 'label' is the label's; it cannot be a feature",
+            {},
+            {"behaviour": "user,item,label\n1,i1,-1\n1,i2,1\n1,i3,1\n"},
+            "labels of kind binary are 0 and 1.*threshold",
+        ),
+        (
+            {"x": {"role": "scene", "kind": "number"}},
+            {"behaviour": "user,item,label,x\n1,i1,1,inf\n1,i2,0,inf\n"},
+            r"2 of 2 values are not a number .such as 'inf'",
+        ),
+        (
+            {"stars": {"role": "scene", "kind": "number"}},
+            {"behaviour": "user,item,stars\n1,i1,1\n", "label": {"kind": "binary", "column": "stars"}},
+            "column 'stars' is the label's; it cannot be a feature",
         ),
         (
             {},

@@ -72,7 +72,7 @@ def test_key_of_another_name(load):
 
 def test_names_that_the_framework_uses_itself(load):
     """Bug: scene columns called like internal ones ("users.position", "order", "split") replaced them."""
-    names = ["users.position", "items.position", "order", "split", "scene", "time", "label", "oracle"]
+    names = ["users.position", "items.position", "order", "split", "scene", "time", "oracle"]
     behaviour = {"user": ["a", "b"], "item": ["x", "y"], "at": [5, 3], **{n: [f"{n}1", f"{n}2"] for n in names}}
     schema = {"columns": dict.fromkeys(names, CATEGORY), "time": {"column": "at"}, "history": {"columns": ["item"]}}
     schema["columns"] |= {"item": {"role": "item", "kind": "category"}}
@@ -123,6 +123,16 @@ def test_milliseconds_taken_for_seconds_have_no_hour(load):
         load(tables, schema)
     schema["time"]["unit"] = "ms"
     assert load(tables, schema).scene["hour"].tolist() == [22]
+
+
+@pytest.mark.parametrize(("at", "unit", "warned"), [(20250131, "s", True), (1.7e9, "ms", True), (1.7e9, "s", False)])
+def test_times_of_the_seventies_are_named(load, caplog, at, unit, warned):
+    """Bug: dates as numbers, and seconds taken for milliseconds, made a constant hour in silence."""
+    tables = {"behaviour": {"user": ["a", "b"], "item": ["x"] * 2, "at": [at, at + 1]}}
+    schema = {"columns": {"hour": {**CATEGORY, "part": "hour"}}, "time": {"column": "at", "unit": unit}}
+    load(tables, schema)
+    assert ("column 'at' lie around 1970-" in caplog.text) is warned
+    assert ("may have no true hour: `time.unit` is" in caplog.text) is warned
 
 
 def test_order_column_is_what_before_means(load):

@@ -7,11 +7,14 @@ import pandas as pd
 import pytest
 import pytorch_lightning as pl
 
+from recsys.classical.fitted import Fitted
+from recsys.classical.popularity import Popularity
 from recsys.data.module import DataModule, DataSpec
 from recsys.data.split import TEST, TRAIN
 from recsys.models.deepfm import DeepFM
 from recsys.models.din import DIN
 from recsys.models.mf import MF
+from recsys.scoring import judge
 
 
 def opened(mapping: dict, cache: Path, **options: int) -> DataModule:
@@ -58,6 +61,30 @@ def test_implicit_data_with_nothing_new_to_find_are_refused_before_training(tiny
     data = opened({**tiny, "label": {"kind": "implicit"}, "split": {"by": "column"}}, tmp_path)
     with pytest.raises(ValueError, match=f"no {name} user meets an item for the first time, so there is nothing to"):
         data.check_evaluation()
+
+
+def test_labelled_data_with_nothing_new_to_find_are_judged_without_rankings(tiny, tmp_path, caplog):
+    """Bug: a classical model ended in an IndexError, and a deep one left the rankings out in silence."""
+    visits = pd.read_csv(tmp_path / "visits.csv")
+    train = pd.DataFrame({"shopper": "p0", "sku": range(100, 112), "when": -1, "bought": [0, 1] * 6, "device": "desk"})
+    pd.concat([train, visits[visits["shopper"] == "p0"]]).to_csv(tmp_path / "visits.csv", index=False)
+    data = opened(tiny, tmp_path)
+    data.check_evaluation()
+    assert "no test user meets a liked item for the first time, so rankings are left out" in caplog.text
+    assert len(data.test_dataloader()) == 1
+    metrics = judge(Fitted.fit(Popularity(), data.store), data, TEST, (10,)).results.metrics
+    assert "auc" in metrics
+    assert "ndcg@10" not in metrics
+
+
+def test_a_long_ranking_is_named_before_the_training(tiny, tmp_path, caplog, monkeypatch):
+    data = opened(tiny, tmp_path)
+    data.check_evaluation()
+    assert "ranks" not in caplog.text
+    monkeypatch.setattr("recsys.data.module.LONG_RANKING", len(data.queries(TEST)) - 1)
+    data.check_evaluation()
+    users = len(data.queries(TEST).rows_Q)
+    assert f"the test part ranks 12 items for {users} users, which may take hours" in caplog.text
 
 
 def test_queries_that_were_checked_are_those_that_are_ranked(tiny, tmp_path):
