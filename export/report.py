@@ -15,10 +15,9 @@ from export.quality import Judge
 from export.quantize import cpu_features
 from export.rows import RawRows
 from recsys.data.split import TEST
-from recsys.report import plot_variants, write_json, write_page
+from recsys.report import plot_variants, uncut, write_json, write_page
 
 FILE = "variants.json"
-WIDEST = 1000  # characters of a table
 
 
 def report_variants(
@@ -35,9 +34,7 @@ def report_variants(
         "machine": {"cpu": cpu_features(), "system": platform.platform(), "onnxruntime": onnxruntime.__version__},
         "variants": rows,
     }
-    table = variants_table(variants, chosen)
-    whole = Console(width=WIDEST).measure(table).maximum  # on a narrow terminal too: its figures would be cut
-    Console(highlight=False, width=max(Console().width, whole)).print(table)
+    Console(highlight=False, soft_wrap=True).print(variants_table(variants, chosen))
     write_json(run / FILE, content)
     plot_variants(rows, settings.budget, run / "plots" / "variants.png")
     if (run / "metrics.json").is_file():
@@ -56,15 +53,15 @@ def variants_table(variants: Sequence[Variant], chosen: Variant | None) -> Table
         "p99 ms": "p99_ms@256",
         "rows/s": "rows_per_s",
     }
-    table.add_column("variant", no_wrap=True)
+    table.add_column("variant")
     for name in (*shown, metric, "loss (95% interval)"):
-        table.add_column(name, justify="right", no_wrap=True)
+        table.add_column(name, justify="right")
     for variant in variants:
         loss, low, high = variant.loss
         cells = [_short(variant.figures[key]) for key in shown.values()] + [f"{variant.metrics[metric]:.4f}"]
         style = "bold green" if variant is chosen else None
         table.add_row(variant.name, *cells, f"{loss:.4f} ({low:.4f} to {high:.4f})", style=style)
-    return table
+    return uncut(table)
 
 
 def _short(value: float) -> str:

@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 from rich.table import Table
 
 from recsys.metrics import LESS_IS_BETTER
-from recsys.report import SHOWN, plot_comparison, read_run, write_comparison, write_json
+from recsys.report import SHOWN, plot_comparison, read_run, uncut, write_comparison, write_json
 from recsys.search import changed
 from recsys.training import train
 from recsys.tuning import best_settings, finished, tune
@@ -94,13 +94,13 @@ def comparison_table(entries: Sequence[Entry]) -> Table:
     others = [n for n in entries[0].test if n.partition("[")[0] in SHOWN and n != metric]
     table = Table(title=f"{entries[0].trials} trials each, judged by {metric}", title_justify="left")
     for name in ("model", "valid", "test", "95% interval", *others, "tune, train, score s"):
-        table.add_column(name, justify="left" if name == "model" else "right", no_wrap=name == "95% interval")
+        table.add_column(name, justify="left" if name == "model" else "right")
     for entry in ranked(entries):
         interval = " to ".join(f"{end:.4f}" for end in entry.intervals.get(metric) or ())
         rest = [f"{entry.test[name]:.4f}" if entry.test.get(name) is not None else "" for name in others]
         seconds = ", ".join(f"{s:.1f}" for s in (entry.tune_seconds, entry.train_seconds, entry.score_seconds))
         table.add_row(entry.model, f"{entry.valid:.4f}", f"{entry.test[metric]:.4f}", interval, *rest, seconds)
-    return table
+    return uncut(table)
 
 
 def write_files(entries: Sequence[Entry], folder: Path) -> Path:

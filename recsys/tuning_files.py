@@ -11,7 +11,7 @@ from optuna.trial import TrialState
 from rich.table import Table
 
 from recsys.files import whole_file
-from recsys.report import plot_study
+from recsys.report import plot_study, uncut
 from recsys.tuning import finished
 
 SHOWN = 5
@@ -30,7 +30,7 @@ def study_table(study: optuna.Study) -> Table:
     for trial in trials[:SHOWN]:
         settings = (f"{v:.4g}" if isinstance(v, float) else str(v).strip('"') for v in trial.params.values())
         table.add_row(str(trial.number), f"{trial.value:.4f}", *settings)
-    return table
+    return uncut(table)
 
 
 def plot(study: optuna.Study, path: Path) -> None:

@@ -1,8 +1,10 @@
 """Who may be called best."""
 
 import pytest
+from rich.console import Console
 
 from recsys.comparison import Entry, comparison_table, ranked, verdict
+from recsys.run_files import show
 
 
 def entry(model: str, value: float, half: float = 0.01, metric: str = "ndcg@10", **changes) -> Entry:
@@ -59,3 +61,11 @@ def test_the_table_begins_with_the_leader():
     table = comparison_table([*BASELINES, entry("ease", 0.5)])
     assert list(table.columns[0].cells) == ["ease", "item_knn", "popularity"]
     assert next(iter(table.columns[3].cells)) == "0.4900 to 0.5100"
+
+
+def test_no_figure_is_cut_where_the_terminal_is_narrow(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setattr("recsys.run_files.console", Console(soft_wrap=True))
+    show(comparison_table([*BASELINES, entry("a_model_with_a_long_name", 0.5)]))
+    shown = capsys.readouterr().out
+    assert all(text in shown for text in ("a_model_with_a_long_name", "0.4900 to 0.5100", "tune, train, score s"))

@@ -105,8 +105,6 @@ class Vocabulary:
 class Standardiser:
     """Mean and deviation of a number column, after `clip` and `log1p`.
 
-    Merging follows Chan et al. (1979): counts, means and sums of squared differences add up.
-
     >>> Standardiser.fit(np.array([1.0, 3.0, np.nan])).encode(np.array([1.0, 2.0, np.nan])).tolist()
     [-1.0, 0.0, 0.0]
     """
@@ -147,21 +145,6 @@ class Standardiser:
         """Fitted on what `moments` counted."""
         count, mean, square = moments.count, moments.mean, moments.square
         return cls(count=count, mean=mean, square=square, standardise=standardise, log1p=log1p, clip=clip)
-
-    def merge(self, other: Self) -> Self:
-        """The fit on both parts."""
-        count = self.count + other.count
-        if count == 0:
-            return self
-        delta = other.mean - self.mean
-        return type(self)(
-            count=count,
-            mean=self.mean + delta * other.count / count,
-            square=self.square + other.square + delta**2 * self.count * other.count / count,
-            standardise=self.standardise,
-            log1p=self.log1p,
-            clip=self.clip,
-        )
 
     @property
     def scale(self) -> float:
@@ -368,7 +351,7 @@ def summarise(column: Column, values: pd.Series, weight: np.ndarray) -> Summary:
 
 def add(one: Summary, other: Summary) -> Summary:
     """The summary of both parts of the rows."""
-    if isinstance(one, Vocabulary | Buckets | Standardiser):
+    if isinstance(one, Vocabulary | Buckets):
         return one.merge(other)  # type: ignore[arg-type]
     return one + other  # type: ignore[operator]
 

@@ -4,7 +4,7 @@ from recsys.report.comparison import write_comparison
 from recsys.report.page import write_page
 from recsys.report.plots import plot_comparison, plot_curves, plot_roc, plot_study, plot_variants
 from recsys.report.run import evaluation_summary, read_curves, read_run, runs_in, write_json
-from recsys.report.tables import SHOWN, cleaning_table, metrics_table, seeds_table, sweep_table
+from recsys.report.tables import SHOWN, cleaning_table, metrics_table, seeds_table, sweep_table, uncut
 
 __all__ = [
     "SHOWN",
@@ -21,6 +21,7 @@ __all__ = [
     "runs_in",
     "seeds_table",
     "sweep_table",
+    "uncut",
     "write_comparison",
     "write_json",
     "write_page",

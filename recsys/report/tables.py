@@ -4,10 +4,12 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rich.console import Console
 from rich.table import Table
 
 SHOWN = ("rmse", "mae", "auc", "logloss", "ndcg@10", "recall@10")  # of a run's test metrics, where runs are rows
 REPEATS = ("seed", "data.split.fold")  # options whose values are repetitions of one experiment
+WIDEST = 1000  # characters of a table
 
 
 def cleaning_table(cleaning: Mapping[str, Any]) -> Table:
@@ -76,6 +78,12 @@ def sweep_table(runs: Sequence[tuple[Sequence[str], Mapping[str, Any]]]) -> Tabl
     for options, tests in groups.items():
         values = [[test[name] for test in tests if test.get(name) is not None] for name in names]
         table.add_row(options, str(len(tests)), *(_number(statistics.fmean(v) if v else None) for v in values))
+    return uncut(table)
+
+
+def uncut(table: Table) -> Table:
+    """The table as wide as its content, on a narrow terminal too, where figures would be cut."""
+    table.width = Console(width=WIDEST).measure(table).maximum
     return table
 
 
