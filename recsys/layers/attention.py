@@ -42,26 +42,21 @@ class LocalActivationUnit(nn.Module):
         assert not self.training or len(mask_BL) == len(query_BD)
         if self.training:  # padding is often most of the places, so compute the real ones only
             row_N, place_N = mask_BL.nonzero(as_tuple=True)
-            key_ND = key_BLD[row_N, place_N]
-            first_NH = self.query(query_BD)[row_N] + self.key(key_ND) + self.product(query_BD[row_N] * key_ND)
+            first_NH = self._first(query_BD[row_N], self.query(query_BD)[row_N], key_BLD[row_N, place_N])
             weight_N = self._weigh(first_NH)
             weight_BL = weight_N.new_zeros(mask_BL.shape).index_put((row_N, place_N), weight_N)
         elif key_BLD.shape[0] == 1:
             weight_BL = self._weigh(self._first_of_shared(query_BD, key_BLD[0]))
         else:
-            weight_BL = self._weigh(self._first_of_own(query_BD, key_BLD))
+            weight_BL = self._weigh(self._first(query_BD.unsqueeze(1), self.query(query_BD).unsqueeze(1), key_BLD))
         if self.softmax:
             weight_BL = weight_BL.masked_fill(~mask_BL, torch.finfo(weight_BL.dtype).min).softmax(-1)
         weight_BL = weight_BL * mask_BL
         return (weight_BL.unsqueeze(1) @ key_BLD).squeeze(1)
 
-    def _first_of_own(self, query_BD: Tensor, key_BLD: Tensor) -> Tensor:
-        """The first layer's sums (B, L, H) where each query has its own keys.
-
-        They are linear in the key, (W_k + W_p diag(query)) key + W_q query + b: one product for each query.
-        """
-        weight_BDH = self.key.weight.T + self.product.weight.T * query_BD.unsqueeze(-1)
-        return self.query(query_BD).unsqueeze(1) + key_BLD @ weight_BDH
+    def _first(self, query: Tensor, linear: Tensor, key: Tensor) -> Tensor:
+        """The first layer's sums (..., H) for each key; `linear` is the query's part of them."""
+        return linear + self.key(key) + self.product(query * key)
 
     def _first_of_shared(self, query_BD: Tensor, key_LD: Tensor) -> Tensor:
         """The first layer's sums (B, L, H) where all queries share the keys.
