@@ -13,8 +13,9 @@ from torch.nn.utils.fusion import fuse_linear_bn_eval
 
 from export.tables import Int8Table, ScalarTable, copy_sharing
 from recsys.data.batches import Batch
+from recsys.layers.attention import LocalActivationUnit
 from recsys.layers.embedding import Table
-from recsys.layers.mlp import MLP
+from recsys.layers.mlp import MLP, Dice
 from recsys.models.base import Recommender
 from recsys.models.deepfm import DeepFM
 from recsys.schema import CONTEXT, ITEM, ROLES, Role
@@ -23,8 +24,8 @@ from recsys.schema import CONTEXT, ITEM, ROLES, Role
 def multiply_out(model: Recommender) -> Recommender:
     """A copy for scoring alone, which shares the model's weights.
 
-    Tables of single numbers are looked up as vectors, batch norm becomes a part of the layer before it, and a DeepFM is
-    multiplied out. Comes after `quantize_tables`.
+    Tables of single numbers are looked up as vectors, batch norm becomes a part of the layer before it, an attention's
+    Dice takes all its places at once, and a DeepFM is multiplied out. Comes after `quantize_tables`.
     """
     ready = copy_sharing(model)
     for mlp in [module for module in ready.modules() if isinstance(module, MLP)]:
@@ -35,6 +36,8 @@ def multiply_out(model: Recommender) -> Recommender:
     for name, module in list(ready.named_modules()):
         if isinstance(module, Table) and module.embedding_dim == 1:
             ready.set_submodule(name, ScalarTable(module.weight.detach()[:, 0]))
+        if isinstance(module, LocalActivationUnit):
+            module.activations = nn.ModuleList(WideDice(a) if isinstance(a, Dice) else a for a in module.activations)
     return ready
 
 
@@ -43,6 +46,29 @@ def _fuse_batch_norm(mlp: MLP) -> None:
     for n, (layer, norm) in enumerate(itertools.pairwise(list(mlp))):
         if isinstance(layer, nn.Linear) and isinstance(norm, nn.BatchNorm1d):
             mlp[n], mlp[n + 1] = fuse_linear_bn_eval(layer, norm), nn.Identity()
+
+
+class WideDice(nn.Module):
+    """A trained Dice of the units of many places, x (a + (1 - a) sigmoid(s x + t)) with four numbers for each unit.
+
+    ONNX Runtime takes only the H numbers of one place at a time where they meet a vector of H, which is slow when they
+    are few, so the numbers are repeated for every place.
+    """
+
+    number_4H: Tensor
+
+    def __init__(self, dice: Dice) -> None:
+        super().__init__()
+        scale_H, alpha_H = torch.rsqrt(dice.running_var + dice.eps), dice.alpha.detach()
+        shift_H = -dice.running_mean * scale_H
+        self.register_buffer("number_4H", torch.stack([scale_H, shift_H, 1 - alpha_H, alpha_H]))
+
+    def forward(self, x_BLH: Tensor) -> Tensor:
+        """What the Dice makes of (B, L, H)."""
+        places = x_BLH.shape[1]
+        scale, shift, rest, alpha = self.number_4H.unsqueeze(1).expand(-1, places, -1).flatten(1)
+        x = x_BLH.flatten(1)
+        return (x * (torch.sigmoid(x * scale + shift) * rest + alpha)).view(x_BLH.shape)
 
 
 class Sums(NamedTuple):

@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from export.core import Inputs, example_batch, row_core
-from export.multiply_out import MultipliedDeepFM, multiply_out
+from export.multiply_out import MultipliedDeepFM, WideDice, multiply_out
 from recsys.data.request import split
+from recsys.layers.mlp import Dice
 from recsys.models.base import Recommender
 from recsys.models.deepfm import DeepFM
 from recsys.models.din import DIN
@@ -106,3 +107,12 @@ def test_the_first_layer_of_a_deepfm_reads_no_numbers(schema):
     looked_up = 16 * (len(schema.fields) + len(schema.tags))
     assert tuple(sorted((24, looked_up))) in shapes
     assert tuple(sorted((24, looked_up + 16 * len(schema.numbers)))) not in shapes
+
+
+def test_a_dice_takes_all_places_at_once():
+    torch.manual_seed(0)
+    dice = Dice(5)
+    dice(torch.randn(200, 5) * torch.arange(1, 6) + 3)  # which gives it moments
+    torch.nn.init.normal_(dice.alpha)
+    x_BLH = torch.randn(4, 7, 5)
+    torch.testing.assert_close(WideDice(dice.eval())(x_BLH), dice(x_BLH))
