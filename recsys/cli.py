@@ -18,7 +18,7 @@ from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf, ValueNode, read_write
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 from pytorch_lightning.utilities import rank_zero_only
@@ -204,6 +204,12 @@ def leave_folder(folder: Path) -> str:
 def explain(error: Exception, config_name: str) -> str:
     """A configuration error in one sentence, with the nearest valid name."""
     cause = error.__cause__ or error
+    if isinstance(error, OverrideParseException):
+        name, _, value = error.override.partition("=")
+        return (
+            f"`{error.override}` cannot be read as option=value; close every bracket, and put a text with signs such "
+            f"as = or ; in quotes inside those of the shell: '{name}=\"{value}\"'."
+        )
     if isinstance(cause, (ConfigKeyError, ConfigAttributeError)) and cause.parent_node is not None:
         name = str(cause.full_key)
         more = f" To add what the file does not list, write +{name}=..." if name.startswith("data.") else ""
@@ -225,7 +231,7 @@ def describe(error: Exception) -> str:
     message = str(error).rstrip().removesuffix(".")
     if isinstance(error, OSError) and error.errno is not None and error.filename is None:
         message += f" in the run's folder, {run_folder() if HydraConfig.initialized() else '`hydra.run.dir`'}"
-    return f"{message}."
+    return message if message.endswith(("?", "!")) else f"{message}."
 
 
 def check_types(cfg: DictConfig) -> None:

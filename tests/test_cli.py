@@ -1,4 +1,4 @@
-"""What a run's folder and its log promise."""
+"""What a run's folder and its log promise, and what is said of mistakes."""
 
 import logging
 import subprocess
@@ -6,8 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from hydra.errors import OverrideParseException
 
-from recsys.cli import RunLog, TakenFolder
+from recsys.cli import RunLog, TakenFolder, describe, explain
 
 HOLD = (
     "import fcntl, sys; f = open(sys.argv[1], 'a'); fcntl.lockf(f, fcntl.LOCK_EX); print(flush=True); sys.stdin.read()"
@@ -43,3 +44,21 @@ def test_a_folder_is_one_process_s_until_that_is_gone(tmp_path, other):
     other.wait()
     say(tmp_path)
     assert (tmp_path / "run.log").read_text() == "at work\n"
+
+
+@pytest.mark.parametrize("typed", ["resume=runs/a=b/last.ckpt", "+data.tables.behaviour.sep=;"])
+def test_a_value_that_hydra_cannot_read_is_to_be_quoted(composed, typed):
+    """Bug: the message was that of Hydra's parser, about tokens."""
+    with pytest.raises(OverrideParseException) as raised:
+        composed(typed)
+    name, value = typed.split("=", 1)
+    quoted = f'{name}="{value}"'
+    assert explain(raised.value, "train").endswith(f"in quotes inside those of the shell: '{quoted}'.")
+    composed(quoted)
+
+
+def test_a_message_ends_in_one_stop():
+    """Bug: a question was given a stop too."""
+    ends = {"too small?": "too small?", "is wrong.": "is wrong.", "is wrong": "is wrong."}
+    for said, shown in ends.items():
+        assert describe(ValueError(said)) == shown
