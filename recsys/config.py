@@ -41,6 +41,7 @@ ONLY_DEEP = (
     *("resume", "pretrained", "objective", "optimizer", "embedding_weight_decay", "schedule", "warmup", "patience"),
     *("batch_size", "workers", "shuffle_block", "on_device", "save_every", "trainer", "compile"),
 )  # options of gradient descent
+LARGEST_SEED = 2**32 - 1
 
 
 def resolve(cfg: DictConfig) -> dict[str, Any]:
@@ -171,6 +172,7 @@ def check(cfg: DictConfig, typed: Sequence[str] = ()) -> None:
 
     `typed` holds the overrides of the command line, of which those that a model has no use for are refused too.
     """
+    _check_seed(cfg)
     if is_classical(cfg):
         _check_classical(cfg, typed)
         return
@@ -178,6 +180,8 @@ def check(cfg: DictConfig, typed: Sequence[str] = ()) -> None:
     schema = data.spec.schema
     with torch.device("meta"):
         model = build_model(cfg, schema)
+    if data.batch_size == 1 and schema.label.kind != "implicit" and any(map(_is_batch_norm, model.modules())):
+        raise ValueError("`batch_size` must be at least 2 where `model.batch_norm` compares a batch's rows, got 1.")
     _check_optimizer(cfg, model)
     trainer = build_trainer(cfg, schema.label.kind)
     if cfg.compile and trainer.strategy.root_device.type == "cpu":
@@ -210,12 +214,25 @@ def check(cfg: DictConfig, typed: Sequence[str] = ()) -> None:
             f"`trainer` is for one process and {processes} were started, each of which would train alone; take "
             "trainer=ddp or trainer=sharded, or start it without torchrun."
         )
+    if cfg.trainer.get("fast_dev_run"):
+        raise ValueError(
+            "`trainer.fast_dev_run` writes no checkpoint, and there is none to test; leave it out, and for a short run "
+            "give trainer.max_epochs=1 +trainer.limit_train_batches=10."
+        )
     if cfg.trainer.max_epochs == 0:
         raise ValueError("`trainer.max_epochs` must be at least 1, or -1 to train until `patience` ends it, got 0.")
     if not isinstance(cfg.save_every, int) or cfg.save_every < 1:
         raise ValueError(f"`save_every` must be an integer of at least 1 (steps), got {cfg.save_every}.")
     if not isinstance(cfg.resume, bool | str | None):
         raise ValueError(f"`resume` must be true, a checkpoint's path or null, got {cfg.resume!r}.")
+
+
+def _check_seed(cfg: DictConfig) -> None:
+    """Random generators take no other numbers."""
+    for name in ("seed", "model.seed"):
+        seed = OmegaConf.select(cfg, name, default=0)
+        if not isinstance(seed, int) or not 0 <= seed <= LARGEST_SEED:
+            raise ValueError(f"`{name}` must be an integer from 0 to {LARGEST_SEED}, got {seed!r}.")
 
 
 def _check_classical(cfg: DictConfig, typed: Sequence[str]) -> None:
@@ -258,6 +275,10 @@ def _check_pretrained(cfg: DictConfig) -> None:
                 f"`pretrained`: {path} has learned the validation rows (`refit`), by which this model is to be judged; "
                 f"give the {SELECTED} beside it."
             )
+
+
+def _is_batch_norm(module: torch.nn.Module) -> bool:
+    return isinstance(module, torch.nn.BatchNorm1d)
 
 
 def _check_optimizer(cfg: DictConfig, model: Recommender) -> None:

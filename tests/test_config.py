@@ -7,6 +7,12 @@ from recsys.config import check
 from recsys.models.mf import MF
 
 REFUSED = {
+    "seed=-1": "`seed` must be an integer from 0 to 4294967295, got -1",
+    "model=svd seed=-1": "`seed` must be an integer from 0 to 4294967295, got -1",
+    "model=svd model.seed=-1": "`model.seed` must be an integer from 0 to",
+    "embedding_weight_decay=abc": "`embedding_weight_decay` must be a number or null, got 'abc'",
+    "model.batch_norm=true batch_size=1": "`batch_size` must be at least 2 where `model.batch_norm`",
+    "+trainer.fast_dev_run=true": "`trainer.fast_dev_run` writes no checkpoint",
     "pretrained=outputs/x.ckpt": r"`pretrained` must be a list of two checkpoints .*, got 'outputs/x\.ckpt'",
     "+trainer.val_check_interval=5 +trainer.check_val_every_n_epoch=null": "`.*_every_n_epoch` must be an integer",
 }
@@ -14,7 +20,10 @@ REFUSED = {
 
 @pytest.mark.parametrize("options", REFUSED)
 def test_a_wrong_option_is_refused_by_name(composed, options):
-    """Bug: a path given as `pretrained` was read letter by letter; validations across epochs did not resume exactly."""
+    """Bug: a path given as `pretrained` was read letter by letter; validations across epochs did not resume exactly.
+
+    Bug: others came out as an error of Python's or torch's, some after the run had begun.
+    """
     with pytest.raises(ValueError, match=REFUSED[options]):
         check(composed("trainer=cpu", *options.split()))
 

@@ -53,8 +53,8 @@ class KNN(Classical):
     ) -> None:
         super().__init__()
         for name, count in (("k", k), ("min_k", min_k), ("table", 1 if table is None else table)):
-            if count < 1:
-                raise ValueError(f"`{name}` must be at least 1, got {count}.")
+            if not isinstance(count, int) or count < 1:
+                raise ValueError(f"`{name}` must be an integer of at least 1, got {count!r}.")
         if deviations not in get_args(Deviations):
             raise ValueError(f"`deviations` got {deviations!r}: {nearest(str(deviations), get_args(Deviations))}")
         self.k, self.min_k, self.table, self.deviations = k, min_k, table, deviations

@@ -60,6 +60,12 @@ class FullNMF(Factors):
 
     def _fit(self, ratings: Ratings) -> dict[str, np.ndarray]:
         _refuse_negative(ratings)
+        smaller = min(ratings.users, ratings.items)
+        if self.embedding_dim > smaller:
+            raise ValueError(
+                f"`embedding_dim` must be at most the {smaller} users or items, got {self.embedding_dim}; give "
+                f"model.embedding_dim={smaller} or less."
+            )
         model = SklearnNMF(
             self.embedding_dim, init="nndsvda", max_iter=self.epochs, alpha_W=self.reg, random_state=self.seed
         )

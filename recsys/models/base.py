@@ -102,6 +102,8 @@ class Recommender(pl.LightningModule):
             raise ValueError(f"`schedule` got {schedule!r}: {nearest(schedule, get_args(Schedule))}")
         if not isinstance(warmup, int | float) or not 0 <= warmup < 1:
             raise ValueError(f"`warmup` must be a share of all steps in [0, 1), got {warmup!r}.")
+        if not isinstance(embedding_weight_decay, int | float | None):
+            raise ValueError(f"`embedding_weight_decay` must be a number or null, got {embedding_weight_decay!r}.")
         if embedding_weight_decay is not None and not embedding_weight_decay >= 0:
             raise ValueError(f"`embedding_weight_decay` must not be negative, got {embedding_weight_decay}.")
         self.optimizer, self.embedding_weight_decay = optimizer, embedding_weight_decay

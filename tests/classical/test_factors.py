@@ -97,6 +97,13 @@ def test_truncated_svd_needs_fewer_dimensions_than_items(seven):
         TruncatedSVD(embedding_dim=6).fit(seven)
 
 
+def test_full_nmf_needs_no_more_dimensions_than_items(seven):
+    """Bug: scikit-learn answered with the name of its own option, `init`."""
+    FullNMF(embedding_dim=6).fit(seven)
+    with pytest.raises(ValueError, match=r"`embedding_dim` must be at most the 6 users or items, got 7"):
+        FullNMF(embedding_dim=7).fit(seven)
+
+
 def test_ease_is_a_ridge_regression_of_each_item_on_all_others(checkerboard):
     met = checkerboard.by_user.toarray()
     model = EASE(reg=3.0).fit(checkerboard)

@@ -145,8 +145,9 @@ def test_implicit_scores_add_up_the_nearest_that_were_met(side, similarity):
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ({"k": 0}, "`k` must be at least 1, got 0"),
-        ({"table": 0}, "`table` must be at least 1, got 0"),
+        ({"k": 0}, "`k` must be an integer of at least 1, got 0"),
+        ({"table": 0}, "`table` must be an integer of at least 1, got 0"),
+        ({"table": "abc"}, "`table` must be an integer of at least 1, got 'abc'"),
         ({"deviations": "means"}, "`deviations` got 'means'.*mean"),
         ({"similarity": "pearsn"}, "`similarity` got 'pearsn'.*pearson"),
     ],
