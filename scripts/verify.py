@@ -68,9 +68,13 @@ def scored_rows(bundle: Bundle, checkpoint: str) -> tuple[dict[str, list], np.nd
 
 
 def labelled_table(path: str) -> pd.DataFrame:
-    """A table of labelled raw rows. Raises ValueError where the file is no Parquet table."""
+    """A table of labelled raw rows. Raises ValueError where there is no file or it is no Parquet table."""
     try:
         return pd.read_parquet(path, dtype_backend="pyarrow")
+    except FileNotFoundError:
+        raise ValueError(
+            f"`rows`: there is no file {path!r}; give a Parquet table, such as the test_rows.parquet beside a bundle."
+        ) from None
     except ArrowInvalid as error:
         raise ValueError(f"`rows`: {path} is no Parquet table, or is damaged ({error}).") from error
 

@@ -255,9 +255,10 @@ def _refuse_empty(rows: pd.DataFrame, report: CleaningReport) -> None:
 def _refuse_strangers(keys: pd.Series, code_E: np.ndarray, known: pd.Series, table: str) -> None:
     if len(code_E) and np.append(positions(keys, known) < 0, True)[code_E].all():
         shown = keys.take(code_E[code_E >= 0][:3])
+        one = {"items": "an item"}.get(table, f"a {table[:-1]}")
         ours, theirs = (", ".join(map(repr, k.head(3).tolist())) or "none" for k in (shown, known))
         raise ValueError(
-            f"no row of table `behaviour` has a {table[:-1]} that table `{table}` knows: behaviour has {ours}, "
+            f"no row of table `behaviour` has {one} that table `{table}` knows: behaviour has {ours}, "
             f"{table} has {theirs}; check `tables.{table}.key`, `rename` and how the two write their ids."
         )
 

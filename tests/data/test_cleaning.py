@@ -112,6 +112,13 @@ def test_no_row_has_a_known_scene(load, cells, shown):
         load(behaviour=f"user,item,scene,label\n{rows}", scenes=SCENES)
 
 
+def test_no_row_has_a_known_item(load):
+    with pytest.raises(
+        ValueError, match="has an item that table `items` knows: behaviour has 'j', items has 'i1', 'i2'"
+    ):
+        load(behaviour="user,item,label\n1,j,1\n", items=ITEMS)
+
+
 def test_missing_users_can_be_filled(load):
     """Bug: `fill` of a key column was ignored."""
     columns = {"user": {"role": "user", "kind": "category", "fill": "guest"}}

@@ -86,6 +86,8 @@ def test_a_good_bundle_passes_with_and_without_labelled_rows(write, table, recor
     assert text.count("proved") == 3
     assert verify("bundle=toys.tar.gz") == 0
     assert "Only a checkpoint=" in capsys.readouterr().out
+    assert verify("bundle=toys", "rows=nowhere.parquet") == 1
+    assert "`rows`: there is no file 'nowhere.parquet'" in capsys.readouterr().err
 
 
 def test_a_model_that_was_changed_on_purpose_fails_by_quality_and_parity(
