@@ -9,7 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from recsys.callbacks import CONFIG_KEY, DATA_KEY
+from recsys.callbacks import DATA_KEY
 from recsys.checkpoints import LAST, PLACE_KEY, REFIT
 from recsys.config import resolve
 from recsys.data.module import DataModule
@@ -53,7 +53,7 @@ def find_resumption(cfg: DictConfig, folder: Path) -> Resumption | None:
         raise ValueError(f"there is nothing to resume: the run {path.parents[1]} is finished.")
     if cfg.trainer.get("max_steps", -1) != -1:
         raise ValueError("a run with `trainer.max_steps` cannot be resumed; count its length by `trainer.max_epochs`.")
-    if different := _differences(content[CONFIG_KEY], cfg):
+    if different := _differences(path.parents[1], cfg):
         raise ValueError(f"{path} was trained with another configuration ({different}); resume it with its own.")
     return _resumption(path, content)
 
@@ -81,7 +81,7 @@ def check_resumable(resumption: Resumption, model: Recommender, data: DataModule
     different = schema_difference(resumption.schema, model.schema)
     if not different and there != here:
         events = differences(there["events"], here["events"])
-        different = _words(events) if events else "as many events, but not the same"
+        different = in_words(events) if events else "as many events, but not the same"
     if different:
         raise ValueError(
             f"{resumption.checkpoint} was trained on other data ({different}); restore the tables, or train anew."
@@ -95,7 +95,7 @@ def _newest(cfg: DictConfig, folder: Path) -> Path:
     reason = "no run there has a checkpoints/last.ckpt."
     for place, path in enumerate(found):
         run = path.parents[1]
-        different = _differences(OmegaConf.to_container(OmegaConf.load(run / "config.yaml")), cfg)
+        different = _differences(run, cfg)
         if not different and not _finished(run):
             return path
         if place == 0:
@@ -110,12 +110,22 @@ def _finished(run: Path) -> bool:
     return whole and "interrupted" not in json.loads(path.read_text(encoding="utf-8"))
 
 
-def _differences(there: Any, cfg: DictConfig) -> str:
-    """The options that differ and matter, in words; the model's first."""
-    there, here = ({k: v for k, v in config.items() if k not in FREE} for config in (there, resolve(cfg)))
-    found = differences(there, here)
-    return _words(dict(sorted(found.items(), key=lambda entry: not entry[0].startswith("model."))))
+def _differences(run: Path, cfg: DictConfig) -> str:
+    """The options that differ from the run's and matter, in words; the model's first."""
+    there: Any = OmegaConf.to_container(OmegaConf.load(run / "config.yaml"))
+    found = config_differences(there, cfg)
+    return in_words(dict(sorted(found.items(), key=lambda entry: not entry[0].startswith("model."))))
 
 
-def _words(found: Mapping[str, tuple[Any, Any]]) -> str:
+def config_differences(there: Mapping[str, Any], cfg: DictConfig, *free: str) -> dict[str, tuple[Any, Any]]:
+    """The options that differ from those of an earlier run, resolved, and change a result: (there, here) by name.
+
+    Paths inside the cache differ along with it and change none. `free` options do not count either.
+    """
+    here = resolve(OmegaConf.merge(cfg, {"cache": there["cache"]}))  # type: ignore[arg-type]
+    return differences(*({k: v for k, v in config.items() if k not in (*FREE, *free)} for config in (there, here)))
+
+
+def in_words(found: Mapping[str, tuple[Any, Any]]) -> str:
+    """Differences for a message."""
     return listed([f"`{name}`: {there} there, {here} here" for name, (there, here) in found.items()])

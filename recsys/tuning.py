@@ -15,13 +15,13 @@ from optuna.trial import FrozenTrial, TrialState
 from recsys.checkpoints import Interrupted
 from recsys.config import build_data, build_model, build_monitor, build_trainer, is_classical, resolve
 from recsys.data.module import DataModule
-from recsys.declare import differences, listed
 from recsys.fitting import fit
+from recsys.resume import config_differences, in_words
 from recsys.search import Space, changed, read_space
 
 log = logging.getLogger(__name__)
 STUDY = "study.db"
-FREE = ("trials", "models", "cache", "workers", "export", "save_every", "resume")  # options that change no trial
+OF_SEARCH = ("trials", "models")  # what may differ between calls on one study, beside what a resumed run may change
 CONFIG, DATA = "config", "data"
 
 
@@ -95,13 +95,13 @@ def _open(cfg: DictConfig, folder: Path, data: DataModule, mode: str, space: Spa
         pruner=optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=1),
         load_if_exists=True,
     )
-    content = {k: v for k, v in resolve(cfg).items() if k not in FREE}
     if CONFIG not in study.user_attrs:
+        content = resolve(cfg)
         study.set_user_attr(CONFIG, content)
         study.set_user_attr(DATA, data.state)
         own = {name: option.stored(_value(content, name)) for name, option in space.items()}
         study.enqueue_trial({name: stored for name, stored in own.items() if stored is not None})
-    _check_same(study, content, data, folder)
+    _check_same(study, cfg, data, folder)
     for trial in study.get_trials(states=(TrialState.RUNNING,)):
         study.tell(trial.number, state=TrialState.FAIL)  # cut off when the process ended
     if done:
@@ -109,15 +109,14 @@ def _open(cfg: DictConfig, folder: Path, data: DataModule, mode: str, space: Spa
     return study
 
 
-def _check_same(study: optuna.Study, content: dict[str, Any], data: DataModule, folder: Path) -> None:
-    found = differences(study.user_attrs[CONFIG], content)
+def _check_same(study: optuna.Study, cfg: DictConfig, data: DataModule, folder: Path) -> None:
+    found = config_differences(study.user_attrs[CONFIG], cfg, *OF_SEARCH)
     if study.user_attrs[DATA] != data.state:
         found["data"] = ("other rows", "these rows")
     if found:
-        words = listed([f"`{name}`: {there} there, {here} here" for name, (there, here) in found.items()])
         raise ValueError(
-            f"the study in {folder} is of another configuration ({words}); go on with its own, or give another "
-            "folder by hydra.run.dir=..."
+            f"the study in {folder} is of another configuration ({in_words(found)}); go on with its own, or give "
+            "another folder by hydra.run.dir=..."
         )
 
 

@@ -35,6 +35,14 @@ def test_a_trial_below_the_median_of_the_earlier_ones_is_given_up():
     assert study.best_value == pytest.approx(0.8)
 
 
+def test_a_study_on_the_shop_goes_on_with_another_cache(composed, tmp_path):
+    """Bug: the shop lies in the cache, and its paths there were compared too; so were `prepare` and `on_device`."""
+    options = ["model=popularity", "data.generate.events=2000"]
+    for trials, more in enumerate([f"cache={tmp_path}/one", f"cache={tmp_path}/two on_device=true"], start=1):
+        study = tune(composed(*options, f"trials={trials}", *more.split(), name="tune"), tmp_path / "study")
+        assert len(finished(study)) == trials
+
+
 def test_a_trial_that_fails_counts_as_one_and_is_never_best(composed, tiny, tmp_path, monkeypatch):
     cfg = composed("model=svd", f"cache={tmp_path}/cache", "trials=6", name="tune")
     OmegaConf.set_struct(cfg, False)
