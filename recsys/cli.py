@@ -35,6 +35,8 @@ except ImportError:  # Windows has none
     fcntl = None  # type: ignore[assignment]
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+STUDY = "study.db"  # of a search
+BEGUN = ("config.yaml", STUDY, f"*/tune/{STUDY}")  # what a run, a search or a comparison writes first
 TERMINATED, REFUSED = 128 + signal.SIGTERM, 2
 log = logging.getLogger(__name__)
 Job = tuple[list[str], Path]  # a run's overrides and its folder
@@ -183,18 +185,19 @@ def write_run_log(text: str) -> None:
 def leave_folder(folder: Path) -> str:
     """Remove what Hydra wrote for a run that came to nothing; keep one that began, with the error's trace in its log.
 
-    A run has begun once its config.yaml is written. Returns what the message should add.
+    Returns what the message should add.
     """
-    if (folder / "config.yaml").exists():
+    if any(any(folder.glob(name)) for name in BEGUN):
         with contextlib.suppress(OSError), (folder / "run.log").open("a", encoding="utf-8") as file:
             file.write(traceback.format_exc())
         return f" What was done so far and run.log are in {folder}."
     for handler in logging.getLogger().handlers:
         if isinstance(handler, RunLog) and Path(handler.baseFilename).parent == folder:
             logging.getLogger().removeHandler(handler)  # a multirun announces its next run before it has a log
+            if handler.stream is not None:  # else it is another process's, if there is one
+                (folder / "run.log").unlink(missing_ok=True)
             break
     shutil.rmtree(folder / ".hydra", ignore_errors=True)
-    (folder / "run.log").unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # not empty: not ours to remove
         for place in (folder, *folder.parents[:3]):
             place.rmdir()

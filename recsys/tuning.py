@@ -13,6 +13,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from recsys.checkpoints import Interrupted
+from recsys.cli import STUDY
 from recsys.config import build_data, build_model, build_monitor, build_trainer, is_classical, resolve
 from recsys.data.module import DataModule
 from recsys.fitting import fit
@@ -20,7 +21,6 @@ from recsys.resume import config_differences, in_words
 from recsys.search import Space, changed, read_space
 
 log = logging.getLogger(__name__)
-STUDY = "study.db"
 OF_SEARCH = ("trials", "models")  # what may differ between calls on one study, beside what a resumed run may change
 CONFIG, DATA = "config", "data"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hydra.errors import OverrideParseException
 
-from recsys.cli import RunLog, TakenFolder, describe, explain
+from recsys.cli import RunLog, TakenFolder, describe, explain, leave_folder
 
 HOLD = (
     "import fcntl, sys; f = open(sys.argv[1], 'a'); fcntl.lockf(f, fcntl.LOCK_EX); print(flush=True); sys.stdin.read()"
@@ -62,3 +62,22 @@ def test_a_message_ends_in_one_stop():
     ends = {"too small?": "too small?", "is wrong.": "is wrong.", "is wrong": "is wrong."}
     for said, shown in ends.items():
         assert describe(ValueError(said)) == shown
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "study.db", "svd/tune/study.db"])
+def test_what_has_begun_keeps_its_log(tmp_path, name):
+    """Bug: a search that went on with another configuration was refused, and with it went the log of the first."""
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    for path in (tmp_path / name, tmp_path / "run.log"):
+        path.write_text("begun", encoding="utf-8")
+    assert "What was done so far" in leave_folder(tmp_path)
+    assert (tmp_path / "run.log").exists()
+
+
+def test_a_mistake_leaves_the_log_of_another_process(tmp_path, other):
+    """Bug: that of a run which still read its tables was removed, and its lock along with it."""
+    handler = RunLog(tmp_path / "run.log", delay=True)
+    logging.getLogger().addHandler(handler)
+    assert leave_folder(tmp_path) == ""
+    assert handler not in logging.getLogger().handlers
+    assert (tmp_path / "run.log").exists()
