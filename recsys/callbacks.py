@@ -73,7 +73,7 @@ class Progress(RichProgressBar):
 
 
 class CarryOrigin(pl.Callback):
-    """Writes the resolved configuration, the encoders (a JSON text) and the state of the data into checkpoints.
+    """Writes the configuration, the encoders (a JSON text) and the state of the data into checkpoints.
 
     A text, for a vocabulary of a million keys takes seconds to unpickle one by one, at every reading.
     """

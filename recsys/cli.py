@@ -215,7 +215,8 @@ def explain(error: Exception, config_name: str) -> str:
         )
     if isinstance(cause, (ConfigKeyError, ConfigAttributeError)) and cause.parent_node is not None:
         name = str(cause.full_key)
-        more = f" To add what the file does not list, write +{name}=..." if name.startswith("data.") else ""
+        added = name.startswith("data.") and CONFIGS / "train.yaml" in _main_files(config_name)
+        more = f" To add what the file does not list, write +{name}=..." if added else ""
         return f"there is no option `{name}`: {nearest(str(cause.key), cause.parent_node)}{more}"
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options is not None:
         group, _, name = error.missing_cfg_file.rpartition("/")
@@ -224,7 +225,7 @@ def explain(error: Exception, config_name: str) -> str:
     if match := re.match(r"Could not override '([^'.]+)'", str(error)):
         groups = [path.name for path in CONFIGS.iterdir() if path.is_dir()]
         options = [*groups, *(name for file in _main_files(config_name) for name in OmegaConf.load(file))]
-        names = [str(o) for o in options if o not in ("defaults", "hydra")]
+        names = {str(o) for o in options} - {"defaults", "hydra", match[1]}  # a group may be one of another script
         return f"there is no option `{match[1]}`: {nearest(match[1], names)}"
     return " ".join(describe(error).split())
 

@@ -4,7 +4,7 @@ import importlib.util
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import ConfigKeyError
 from pytorch_lightning.callbacks import EarlyStopping, LearningRateMonitor
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
@@ -31,6 +32,7 @@ from recsys.checkpoints import (
 from recsys.classical.base import Classical
 from recsys.classical.fitted import Fitted, learns_from_likes
 from recsys.data.module import DataModule, DataSpec
+from recsys.declare import nearest
 from recsys.evaluation import Evaluation, cut_offs, monitor_of
 from recsys.models.base import CLASS_KEY, THRESHOLD_KEY, Recommender, class_named, load_model, read_checkpoint
 from recsys.optimizers import TABLES
@@ -47,6 +49,15 @@ LARGEST_SEED = 2**32 - 1
 def resolve(cfg: DictConfig) -> dict[str, Any]:
     """The configuration as plain, fully resolved values."""
     return OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)  # type: ignore[return-value]
+
+
+def carried(cfg: DictConfig) -> dict[str, Any]:
+    """The configuration as checkpoints carry it: resolved, but for `cache` and `data`, which stay as declared.
+
+    So the paths of tables follow `${cache}`, `${data.root}` and the environment of whoever opens the checkpoint.
+    """
+    declared: Any = OmegaConf.to_container(cfg, resolve=False)
+    return resolve(cfg) | {name: declared[name] for name in ("cache", "data")}
 
 
 def check_paths(cfg: DictConfig, *names: str) -> None:
@@ -125,7 +136,7 @@ def build_trainer(
         options |= {"devices": 1, "num_nodes": 1, "strategy": "auto"}
         return _make(options, "trainer", callbacks=callbacks, logger=False, enable_checkpointing=False)
     checkpoints, loggers = folder / "checkpoints", _loggers(folder, "refit" if refit_epochs else "metrics", steps)
-    callbacks += [LearningRateMonitor("epoch"), CarryOrigin(resolve(cfg))]
+    callbacks += [LearningRateMonitor("epoch"), CarryOrigin(carried(cfg))]
     if refit_epochs:
         options |= {"limit_val_batches": 0, "min_epochs": None, "min_steps": None}
         callbacks += [
@@ -306,17 +317,41 @@ def _check_compiler() -> None:
         ) from None
 
 
-def checkpoint_config(path: str | Path) -> DictConfig:
+def checkpoint_config(path: str | Path, moved: DictConfig | None = None) -> DictConfig:
     """The configuration that a checkpoint was trained with; options that are younger than it have today's defaults.
 
-    Raises FileNotFoundError, or ValueError when the file holds none.
+    `moved` holds the `cache` and the options of `data` that are others by now, and null for all that are not.
+
+    Raises FileNotFoundError, or ValueError when the file holds none, or none of the options that `moved` gives.
     """
     content = read_checkpoint(path)
     if CONFIG_KEY not in content:
         raise ValueError(f"{str(path)!r} holds no configuration; it was not written by scripts/train.py.")
     today: Any = OmegaConf.load(Path(__file__).resolve().parents[1] / "configs" / "train.yaml")
     defaults = OmegaConf.masked_copy(today, [key for key in today if key not in ("defaults", "hydra")])
-    return OmegaConf.merge(defaults, content[CONFIG_KEY])  # type: ignore[return-value]
+    trained: Any = OmegaConf.merge(defaults, content[CONFIG_KEY])
+    if moved is None:
+        return trained
+    OmegaConf.set_struct(trained, True)
+    try:
+        trained.merge_with(_given({name: moved[name] for name in ("cache", "data")}))
+    except ConfigKeyError as error:
+        options: Any = error.parent_node
+        raise ValueError(f"{path} was trained without `{error.full_key}`: {nearest(str(error.key), options)}") from None
+    OmegaConf.set_struct(trained, False)
+    return trained
+
+
+def _given(options: Any) -> Any:
+    """The options that are not null.
+
+    >>> _given({"root": None, "tables": {"behaviour": {"path": "a.csv"}, "items": {"path": None}}})
+    {'tables': {'behaviour': {'path': 'a.csv'}}}
+    """
+    if not isinstance(options, Mapping | DictConfig):
+        return options
+    found = {key: _given(value) for key, value in options.items()}
+    return {key: value for key, value in found.items() if value is not None and value != {}}
 
 
 def load(checkpoint: str | Path) -> Recommender | Fitted:
@@ -334,11 +369,16 @@ def load(checkpoint: str | Path) -> Recommender | Fitted:
 def reopen(checkpoint: str | Path, cfg: DictConfig) -> tuple[DataModule, Recommender | Fitted]:
     """The data of the configuration that a checkpoint was trained with, opened, and its model.
 
-    Raises ValueError when the tables hold another schema by now, or, for a classical model, which knows users and items
-    by their positions, when they hold anything else.
+    Raises FileNotFoundError when a table is not there, and ValueError when the tables hold another schema by now, or,
+    for a classical model, which knows users and items by their positions, when they hold anything else.
     """
     data, model = build_data(cfg), load(checkpoint)
-    data.prepare_data()
+    try:
+        data.prepare_data()
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"{error} If tables have moved since the training, give data.root=... or data.tables.<table>.path=..."
+        ) from None
     data.setup()
     if different := schema_difference(model.schema, data.schema):
         raise ValueError(

@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 from recsys.callbacks import CONFIG_KEY, DATA_KEY, ENCODERS_KEY
 from recsys.checkpoints import WholeCheckpoints
 from recsys.classical.fitted import Fitted
-from recsys.config import build_classical, build_data, build_monitor, resolve
+from recsys.config import build_classical, build_data, build_monitor, carried
 from recsys.data.module import DataModule
 from recsys.data.split import TEST, VALID
 from recsys.evaluation import cut_offs, part_metrics
@@ -70,7 +70,7 @@ def save(path: Path, fitted: Fitted, cfg: DictConfig, data: DataModule) -> None:
     model = type(fitted.model)
     content = {
         CLASS_KEY: f"{model.__module__}.{model.__qualname__}",
-        CONFIG_KEY: resolve(cfg),
+        CONFIG_KEY: carried(cfg),
         ENCODERS_KEY: json.dumps(data.store.encoders.to_dict()),
         DATA_KEY: data.state,
         **fitted.state(),

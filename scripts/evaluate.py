@@ -5,12 +5,12 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # not scripts/, whose export.py would hide export/
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from rich.console import Console
 
 from recsys.classical.fitted import Fitted
 from recsys.cli import launch
-from recsys.config import build_trainer, check_paths, checkpoint_config, reopen
+from recsys.config import build_trainer, check_paths, checkpoint_config, reopen, resolve
 from recsys.data.split import TEST
 from recsys.evaluation import best_possible, cut_offs, evaluate
 from recsys.report import metrics_table, write_json
@@ -19,8 +19,8 @@ from recsys.scoring import evaluate_fitted
 
 def evaluate_checkpoint(cfg: DictConfig) -> None:
     """The metrics of a checkpoint on the data it was trained with, written to `output` where one is given."""
-    check_paths(cfg, "checkpoint", "output")
-    trained = checkpoint_config(cfg.checkpoint)
+    check_paths(cfg, "checkpoint", "output", "cache")
+    trained = checkpoint_config(cfg.checkpoint, cfg)
     trained.trainer = cfg.trainer
     if cfg.batch_size is not None:
         trained.evaluation.batch_size = cfg.batch_size
@@ -36,7 +36,7 @@ def evaluate_checkpoint(cfg: DictConfig) -> None:
         console.print("The validation part is left out: the model has learned its rows too (`refit`).")
     if cfg.output:
         Path(cfg.output).parent.mkdir(parents=True, exist_ok=True)
-        write_json(Path(cfg.output), {**metrics, "best_possible": best, "config": OmegaConf.to_container(trained)})
+        write_json(Path(cfg.output), {**metrics, "best_possible": best, "config": resolve(trained)})
 
 
 if __name__ == "__main__":

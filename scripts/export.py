@@ -32,10 +32,10 @@ console = Console(highlight=False, soft_wrap=True)
 
 def export_checkpoint(cfg: DictConfig) -> None:
     """Write the float bundle; with `compress`, that of the best smaller variant instead, where one is good enough."""
-    check_paths(cfg, "checkpoint", "output", "key_file")
+    check_paths(cfg, "checkpoint", "output", "key_file", "cache")
     settings = declare(Compression, resolve(cfg.compress), "compress") if "compress" in cfg else None
     key = key_of(cfg)
-    trained = checkpoint_config(cfg.checkpoint)
+    trained = checkpoint_config(cfg.checkpoint, cfg)
     if settings and is_classical(trained):
         raise ValueError(
             f"`compress`: {cfg.checkpoint} holds a model without layers or embedding tables to compress; leave it out."

@@ -27,7 +27,7 @@ SIGNS = {True: "[green]proved[/]", False: "[bold red]FAILED[/]", None: "measured
 
 def verify(cfg: DictConfig) -> None:
     """Check what can be checked with what is given, print a table, and fail (exit code 1) where anything differs."""
-    check_paths(cfg, "bundle", "checkpoint", "rows", "key_file")
+    check_paths(cfg, "bundle", "checkpoint", "rows", "key_file", "cache")
     files, bundle = check_files(Path(cfg.bundle), read_key(cfg.key_file) if cfg.key_file else None)
     checks = [files]
     if bundle is not None and cfg.checkpoint:
@@ -37,7 +37,7 @@ def verify(cfg: DictConfig) -> None:
                 f"`checkpoint`: the bundle holds the variant {variant!r}, which scores otherwise; give rows=..."
             )
         tolerance = bundle.manifest.get("tolerance", TOLERANCE)
-        checks.append(check_parity(bundle, *scored_rows(bundle, cfg.checkpoint), tolerance))
+        checks.append(check_parity(bundle, *scored_rows(bundle, cfg.checkpoint, cfg), tolerance))
     if bundle is not None and cfg.rows:
         checks += check_quality(bundle, labelled_table(cfg.rows))
     Console(highlight=False).print(checks_table(f"Verification of {cfg.bundle}", checks))
@@ -47,9 +47,9 @@ def verify(cfg: DictConfig) -> None:
         raise ValueError(f"{cfg.bundle} failed: {', '.join(failed)}; do not serve it, export it again.")
 
 
-def scored_rows(bundle: Bundle, checkpoint: str) -> tuple[dict[str, list], np.ndarray]:
+def scored_rows(bundle: Bundle, checkpoint: str, moved: DictConfig) -> tuple[dict[str, list], np.ndarray]:
     """Raw test rows of a checkpoint's data by input name, and the model's own scores (B,) of them."""
-    data, model = reopen(checkpoint, checkpoint_config(checkpoint))
+    data, model = reopen(checkpoint, checkpoint_config(checkpoint, moved))
     schema = model.schema
     known = {
         schema.user,

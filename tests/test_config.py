@@ -2,8 +2,11 @@
 
 import pytest
 import pytorch_lightning as pl
+import torch
 
-from recsys.config import check
+from recsys.callbacks import CONFIG_KEY
+from recsys.config import carried, check, checkpoint_config
+from recsys.models.base import CLASS_KEY
 from recsys.models.mf import MF
 
 REFUSED = {
@@ -50,6 +53,25 @@ def test_a_second_training_is_as_long_in_epochs(composed, limit):
     check(composed("trainer=cpu", f"+trainer.{limit}"))
     with pytest.raises(ValueError, match=r"`refit` trains again for as many epochs"):
         check(composed("trainer=cpu", "refit=true", f"+trainer.{limit}"))
+
+
+def test_a_checkpoint_follows_the_cache_and_the_folder_of_its_tables(composed, tmp_path, monkeypatch):
+    """Bug: it held the paths of its training, whatever the environment said by now."""
+    monkeypatch.setenv("RECSYS_CACHE", str(tmp_path / "one"))
+    monkeypatch.setenv("RECSYS_DATA", str(tmp_path / "one"))
+    for data in ("shop", "ml100k"):
+        content = {CLASS_KEY: "recsys.models.mf.MF", CONFIG_KEY: carried(composed(f"data={data}", "seed=3"))}
+        torch.save(content, tmp_path / f"{data}.ckpt")
+    monkeypatch.setenv("RECSYS_CACHE", str(tmp_path / "two"))
+    monkeypatch.setenv("RECSYS_DATA", str(tmp_path / "two"))
+    shop = checkpoint_config(tmp_path / "shop.ckpt")
+    assert (shop.cache, shop.seed) == (str(tmp_path / "two"), 3)
+    assert shop.data.tables.users.path == f"{tmp_path}/two/shop-100000-0/user_data.csv"
+    assert checkpoint_config(tmp_path / "ml100k.ckpt").data.tables.users.path == f"{tmp_path}/two/ml-100k/ml-100k.user"
+    moved = composed("checkpoint=x", "cache=three", "data.root=four", name="evaluate")
+    assert checkpoint_config(tmp_path / "ml100k.ckpt", moved).data.tables.users.path == "four/ml-100k.user"
+    moved = composed("checkpoint=x", "cache=three", "bundle=x", name="verify")
+    assert checkpoint_config(tmp_path / "shop.ckpt", moved).data.generate.folder == "three/shop-100000-0"
 
 
 def test_what_has_learned_the_validation_rows_is_no_start(composed, schema, tmp_path):
