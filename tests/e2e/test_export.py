@@ -98,6 +98,8 @@ def run(request, trained) -> Path:
 
 
 also_classical = pytest.mark.parametrize("run", ["deepfm", "item_knn", "svd", "nmf"], indirect=True)
+quickly_exported = pytest.mark.parametrize("run", ["item_knn"], indirect=True)  # where any model proves the same
+quickly_compressed = pytest.mark.parametrize("run", ["implicit"], indirect=True)
 
 
 def checkpoint(run: Path) -> str:
@@ -165,7 +167,7 @@ def test_the_archive_is_scored_by_its_own_runtime_in_a_process_without_this_pack
     np.testing.assert_array_equal(np.float32(json.loads(done.stdout)), scores(run / "bundle", run))
 
 
-@also_classical
+@pytest.mark.parametrize("run", ["item_knn", "svd", "nmf"], indirect=True)  # of DeepFM, those of encrypted bundles
 def test_exporting_again_writes_a_bundle_of_equal_scores(run, call):
     before = scores(run / "bundle", run)
     shutil.rmtree(run / "bundle")
@@ -173,15 +175,6 @@ def test_exporting_again_writes_a_bundle_of_equal_scores(run, call):
     assert code == 0, error
     assert f"bundle: {run}/bundle and bundle.tar.gz (float32, " in out
     np.testing.assert_array_equal(scores(run / "bundle", run), before)
-
-
-def test_a_bundle_goes_where_it_is_told(run, call, workplace):
-    before = everything(run)
-    code, _, error = call("export.py", checkpoint(run), "output=elsewhere/today", "trainer=cpu")
-    assert code == 0, error
-    assert {p.name for p in (workplace / "elsewhere").iterdir()} == {"today", "today.tar.gz", "test_rows.parquet"}
-    np.testing.assert_array_equal(scores(workplace / "elsewhere" / "today", run), scores(run / "bundle", run))
-    assert everything(run) == before
 
 
 @also_classical
@@ -264,14 +257,7 @@ def test_an_encrypted_bundle_opens_with_its_key_only(run, call, workplace, tmp_p
     assert "set RECSYS_BUNDLE_KEY" in " ".join(out.split())
 
 
-def test_the_key_of_an_export_may_come_from_the_environment(run, call, tmp_path, monkeypatch):
-    monkeypatch.setenv("RECSYS_BUNDLE_KEY", KEY.hex())
-    code, _, error = call("export.py", checkpoint(run), "encrypt=true", f"output={tmp_path}/locked", "trainer=cpu")
-    assert code == 0, error
-    assert (tmp_path / "locked" / "recommender.onnx.enc").exists()
-    assert Bundle.load(tmp_path / "locked", KEY).manifest["variant"] == "float32"
-
-
+@quickly_compressed
 def test_encrypting_leaves_nothing_in_plain_beside_the_bundle(run, call, tmp_path, monkeypatch):
     """Bug: the float bundle stayed in plain beside an encrypted compressed one, and so did the labelled rows."""
     monkeypatch.setenv("RECSYS_BUNDLE_KEY", KEY.hex())
@@ -341,6 +327,7 @@ def test_tables_that_changed_are_refused(run, call, workplace):
     assert everything(run) == before
 
 
+@quickly_exported
 def test_a_checkpoint_outside_of_a_run_gets_its_bundle_beside_it(run, call, tmp_path):
     shutil.copyfile(run / "checkpoints" / "best.ckpt", tmp_path / "mine.ckpt")
     code, _, error = call("export.py", f"checkpoint={tmp_path}/mine.ckpt", "trainer=cpu")
@@ -378,6 +365,7 @@ def test_the_best_variant_inside_the_budget_becomes_a_bundle(run, call):
     assert "which scores otherwise; give rows=..." in error
 
 
+@quickly_compressed
 def test_nothing_better_keeps_the_float_bundle_and_ends_with_2(run, call):
     """Without any id the model loses for sure, and the budget allows no loss."""
     shutil.rmtree(run / "compressed", ignore_errors=True)
@@ -395,16 +383,18 @@ def test_nothing_better_keeps_the_float_bundle_and_ends_with_2(run, call):
 
 
 @pytest.mark.parametrize(
-    ("options", "ended", "left"),
+    ("run", "options", "ended", "left"),
     [
-        (["trainer=cpu"], 0, ["compressed", "compressed.tar.gz"]),
+        ("item_knn", ["trainer=cpu"], 0, ["compressed", "compressed.tar.gz"]),
         (
+            "item_knn",
             ["trainer=cpu", "output={run}/../else/bundle"],
             0,
             ["bundle", "bundle.tar.gz", "compressed", "compressed.tar.gz", "rows"],
         ),
-        (NOTHING_BETTER, 2, ["compressed", "compressed.tar.gz"]),
+        ("implicit", NOTHING_BETTER, 2, ["compressed", "compressed.tar.gz"]),
     ],
+    indirect=["run"],
 )
 def test_encrypting_names_what_stays_in_plain(run, call, tmp_path, monkeypatch, options, ended, left):
     """Bug: of a bundle elsewhere, and of a compression without a better variant, no word was said."""
@@ -416,8 +406,12 @@ def test_encrypting_names_what_stays_in_plain(run, call, tmp_path, monkeypatch, 
     assert code == ended, error
     paths = [str(own / ("test_rows.parquet" if name == "rows" else name)) for name in left]
     assert f"{PLAIN}{', '.join(paths)}\n" in out + error
+    written = tmp_path / "else" / "bundle" if "bundle" in left else own / "bundle"
+    assert (written / "recommender.onnx.enc").exists()
+    assert Bundle.load(written, KEY).manifest["variant"] == "float32"
 
 
+@quickly_compressed
 def test_a_trial_that_fails_leaves_nothing_behind(run, call, monkeypatch):
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device", "scratch")

@@ -76,7 +76,8 @@ def test_compression_says_that_it_judges_by_rows_that_were_learned(run, tmp_path
 
 
 def test_every_seed_is_trained_twice(run, tmp_path):
-    run("train.py", "data=bookshop", *DEEPFM, *TRAINING, "refit=true", "seeds=2", f"hydra.run.dir={tmp_path}/run")
+    options = [*DEEPFM, *TRAINING, "refit=true", "seeds=2", "export=false", f"hydra.run.dir={tmp_path}/run"]
+    run("train.py", "data=bookshop", *options)
     folders = [tmp_path / "run" / f"seed_{seed}" for seed in range(2)]
     values = [metrics(folder)["test"]["auc"] for folder in folders]
     assert metrics(tmp_path / "run")["mean"]["test"]["auc"] == pytest.approx(np.mean(values))
