@@ -1,8 +1,10 @@
 """Shared fixtures: a schema with every kind of column, and configurations composed as the scripts do."""
 
+import functools
+import gc
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import torch
 import torch.multiprocessing
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
+from torch.onnx._internal.exporter._registration import ONNXRegistry
 
 from export.core import Inputs
 from recsys.data.batches import Batch
@@ -62,7 +65,7 @@ def every_role(schema: FeatureSchema) -> FeatureSchema:
     return FeatureSchema.parse({**content, "columns": [*content["columns"], *columns], "sizes": sizes})
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def composed() -> Callable[..., DictConfig]:
     """Compose the training configuration with overrides."""
 
@@ -98,6 +101,21 @@ def run_core() -> Callable[..., np.ndarray]:
 def _one_thread() -> None:
     """Small tensors are quicker on one thread, and sums come out the same everywhere."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _imported_for_good() -> None:
+    """No collection of garbage looks through what was imported, which takes a second."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _operators_listed_once() -> Iterator[None]:
+    """torch lists its ONNX operators anew for every export, which takes a second too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(functools.cache(ONNXRegistry.from_torchlib)))
+        yield
 
 
 @pytest.fixture

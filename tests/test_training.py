@@ -2,9 +2,10 @@
 
 import copy
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import pytorch_lightning as pl
@@ -13,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from recsys import training
 from recsys.callbacks import CONFIG_KEY, DATA_KEY, ENCODERS_KEY
-from recsys.config import build_data
+from recsys.config import build_data, build_trainer
 from recsys.data.module import DataModule
 from recsys.models.base import learning_rate_factor, load_model, read_checkpoint
 from recsys.resume import find_refit
@@ -43,33 +44,38 @@ class Watch(pl.Callback):
         self.rows.append(len(batch))
 
 
-@pytest.fixture
-def watch(monkeypatch) -> Callable[..., list[Watch]]:
+class Run(NamedTuple):
+    """A run's folder, metrics.json, and what was watched of its first and its second training."""
+
+    folder: Path
+    metrics: dict[str, Any]
+    first: Watch
+    second: Watch
+
+
+def watch_trainings(patch: pytest.MonkeyPatch, left: int = -1) -> list[Watch]:
     """Put a `Watch` into every training that begins from here on; returns the list of them, which grows."""
-    build = training.build_trainer
+    found: list[Watch] = []
 
-    def install(left: int = -1) -> list[Watch]:
-        found: list[Watch] = []
+    def watched(*arguments: Any) -> pl.Trainer:
+        trainer = build_trainer(*arguments)
+        found.append(Watch(left))
+        trainer.callbacks.insert(0, found[-1])
+        return trainer
 
-        def watched(*arguments: Any) -> pl.Trainer:
-            trainer = build(*arguments)
-            found.append(Watch(left))
-            trainer.callbacks.insert(0, found[-1])
-            return trainer
-
-        monkeypatch.setattr(training, "build_trainer", watched)
-        return found
-
-    return install
+    patch.setattr(training, "build_trainer", watched)
+    return found
 
 
-@pytest.fixture
-def config(composed, tiny, tmp_path) -> Callable[..., DictConfig]:
+@pytest.fixture(scope="module")
+def config(composed, tiny_in, tmp_path_factory) -> Callable[..., DictConfig]:
     """DeepFM with dropout on 30 shoppers, which is at its best before its last epoch; every step is saved."""
+    folder = tmp_path_factory.mktemp("tiny")
+    tiny = tiny_in(folder)
 
     def make(*overrides: str) -> DictConfig:
         options = ["model.hidden=[8]", "model.dropout=0.3", "schedule=cosine", "warmup=0.2", "save_every=1"]
-        options += [f"optimizer.lr={RATE}", f"batch_size={BATCH}", "refit=true", f"cache={tmp_path}/cache"]
+        options += [f"optimizer.lr={RATE}", f"batch_size={BATCH}", "refit=true", f"cache={folder}/cache"]
         cfg = composed("model=deepfm", "trainer=cpu", f"trainer.max_epochs={EPOCHS}", *options, *overrides)
         cfg.data = OmegaConf.create({**tiny, "label": {**tiny["label"], "kind": cfg.data.label.kind}})
         return cfg
@@ -81,6 +87,21 @@ def trained(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     """Train in `folder`; returns metrics.json."""
     train(cfg, folder, lambda *_: None)
     return json.loads((folder / "metrics.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def whole(config, tmp_path_factory) -> Run:
+    """A run that was not cut, with what was watched of both of its trainings."""
+    with pytest.MonkeyPatch.context() as patch:
+        watches = watch_trainings(patch)
+        folder = tmp_path_factory.mktemp("whole")
+        return Run(folder, trained(config(), folder), *watches)
+
+
+@pytest.fixture
+def copied(whole, tmp_path) -> Path:
+    """A copy of this run's folder."""
+    return shutil.copytree(whole.folder, tmp_path, dirs_exist_ok=True)
 
 
 def prepared(cfg: DictConfig) -> DataModule:
@@ -99,14 +120,11 @@ def assert_same_weights(one: Path, other: Path) -> None:
         assert torch.equal(weight, expected), name
 
 
-def test_refit_trains_on_both_parts_for_as_long_as_was_best(config, tmp_path, watch):
-    watches = watch()
-    cfg = config()
-    metrics = trained(cfg, tmp_path / "run")
-    first, second = watches
-    data = prepared(cfg)
+def test_refit_trains_on_both_parts_for_as_long_as_was_best(config, whole):
+    folder, metrics, first, second = whole
+    data = prepared(config())
     counts = [data.state["events"][part] for part in ("train", "valid")]
-    best = read_checkpoint(tmp_path / "run" / "checkpoints" / "selected.ckpt")["epoch"] + 1
+    best = read_checkpoint(folder / "checkpoints" / "selected.ckpt")["epoch"] + 1
     assert 1 < best < metrics["epochs"] < EPOCHS
     assert sum(first.rows) == counts[0] * metrics["epochs"]
     assert sum(second.rows) == sum(counts) * best
@@ -126,19 +144,19 @@ def test_on_the_same_rows_the_second_training_is_the_first(config, tmp_path, mon
     assert_same_weights(checkpoints / "best.ckpt", checkpoints / "selected.ckpt")
 
 
-def test_validation_figures_are_those_without_refit_and_test_figures_are_not(config, tmp_path):
-    refitted, plain = trained(config(), tmp_path / "one"), trained(config("refit=false"), tmp_path / "two")
+def test_validation_figures_are_those_without_refit_and_test_figures_are_not(config, whole, tmp_path):
+    refitted, plain = whole.metrics, trained(config("refit=false"), tmp_path)
     assert refitted["valid"] == plain["valid"]
     assert refitted["test"] != plain["test"]
     assert (refitted["refit"], plain["refit"]) == (True, False)
-    assert_same_weights(tmp_path / "one/checkpoints/selected.ckpt", tmp_path / "two/checkpoints/best.ckpt")
-    assert [load_model(tmp_path / run / "checkpoints/best.ckpt").saw_valid for run in ("one", "two")] == [True, False]
+    assert_same_weights(whole.folder / "checkpoints" / "selected.ckpt", tmp_path / "checkpoints" / "best.ckpt")
+    saw_valid = [load_model(run / "checkpoints" / "best.ckpt").saw_valid for run in (whole.folder, tmp_path)]
+    assert saw_valid == [True, False]
 
 
-def test_the_checkpoint_of_the_second_training_carries_what_any_carries(config, tmp_path):
-    trained(config(), tmp_path / "run")
+def test_the_checkpoint_of_the_second_training_carries_what_any_carries(whole):
     names = ("best", "selected", "last", "refit")
-    best, *others = (read_checkpoint(tmp_path / "run" / "checkpoints" / f"{name}.ckpt") for name in names)
+    best, *others = (read_checkpoint(whole.folder / "checkpoints" / f"{name}.ckpt") for name in names)
     for other in others:
         assert all(best[key] == other[key] for key in (CONFIG_KEY, DATA_KEY, ENCODERS_KEY, "hyper_parameters"))
 
@@ -153,10 +171,13 @@ CUTS = {
 
 
 @pytest.mark.parametrize("case", CUTS)
-def test_a_second_training_goes_on_as_if_never_cut(config, tmp_path, watch, case):
+def test_a_second_training_goes_on_as_if_never_cut(config, tmp_path, request, monkeypatch, case):
     options, cuts = CUTS[case]
     cfg = config(*options)
-    trained(cfg, tmp_path)
+    if options:
+        trained(cfg, tmp_path)
+    else:
+        request.getfixturevalue("copied")
     checkpoints = tmp_path / "checkpoints"
     (checkpoints / "best.ckpt").rename(checkpoints / "whole.ckpt")
     (checkpoints / "refit.ckpt").unlink()
@@ -164,11 +185,11 @@ def test_a_second_training_goes_on_as_if_never_cut(config, tmp_path, watch, case
     assert len(data.train_dataloader()) == 6
     assert len(data.with_valid().train_dataloader()) == 8
     for left in cuts:
-        watch(left)
+        watch_trainings(monkeypatch, left)
         with pytest.raises(Killed):
             refit(cfg, tmp_path, checkpoints / "selected.ckpt", 0.5, data, find_refit(tmp_path))
         assert not (checkpoints / "best.ckpt").exists()
-    watches = watch()
+    watches = watch_trainings(monkeypatch)
     for _ in range(2):  # the second time as if cut in the test
         model, _ = refit(cfg, tmp_path, checkpoints / "selected.ckpt", 0.5, data, find_refit(tmp_path))
         assert_same_weights(checkpoints / "best.ckpt", checkpoints / "whole.ckpt")
@@ -176,10 +197,9 @@ def test_a_second_training_goes_on_as_if_never_cut(config, tmp_path, watch, case
     assert watches[1].rates == []
 
 
-def test_a_new_run_does_not_go_on_with_the_second_training_of_an_earlier_one(config, tmp_path, watch):
-    trained(config(), tmp_path)
-    assert find_refit(tmp_path)
-    watch(3)
+def test_a_new_run_does_not_go_on_with_the_second_training_of_an_earlier_one(config, copied, monkeypatch):
+    assert find_refit(copied)
+    watch_trainings(monkeypatch, 3)
     with pytest.raises(Killed):
-        train(config("seed=1"), tmp_path, lambda *_: None)
-    assert not find_refit(tmp_path)
+        train(config("seed=1"), copied, lambda *_: None)
+    assert not find_refit(copied)

@@ -60,9 +60,15 @@ def without_time(mapping: dict) -> dict:
     return {key: value for key, value in mapping.items() if key not in ("time", "history")}
 
 
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory) -> Path:
+    """Where experiments find what was prepared of the same data before."""
+    return tmp_path_factory.mktemp("cache")
+
+
 @pytest.mark.parametrize("choice", CHOICES)
-def test_every_dataset_passes(composed, tmp_path, request, caplog, choice):
-    cfg = composed(choice, f"cache={tmp_path}")
+def test_every_dataset_passes(composed, cache, request, caplog, choice):
+    cfg = composed(choice, f"cache={cache}")
     if "generate" in cfg.data:
         cfg.data.generate.events = 4000
     else:

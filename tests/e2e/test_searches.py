@@ -146,7 +146,7 @@ def test_models_are_compared_on_equal_terms(run, bookshop):
     assert (folder / "plots" / "comparison.png").stat().st_size > 0
     assert (folder / "comparison.html").is_file()
     shutil.rmtree(folder)
-    done = run("compare.py", "models=[popularity,mf]", *options)
+    done = run("compare.py", "models=[popularity,svd]", *options)
     assert "No model is called best: item_knn, simple baselines, are not in the comparison" in done.stdout
     done = run("compare.py", "models=mf")
     assert done.returncode == 1

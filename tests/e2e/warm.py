@@ -11,10 +11,14 @@ import runpy
 import signal
 import sys
 import tempfile
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
+from typing import Any
 
+ROOT = Path(__file__).resolve().parents[2]
+PATIENCE = 900  # seconds that a slow and loaded machine may take
 IMPORTS = ["recsys.training", "recsys.report", "export.artifact", "export.bundle"]
 FORKS = multiprocessing.get_context("forkserver")
 
@@ -82,3 +86,35 @@ class Started:
             raise TimeoutError(f"{self._process} did not end within {timeout} s")
         out, error = (path.read_text(encoding="utf-8") for path in self._output)
         return out, error
+
+
+def bookshop_options(folder: Path) -> list[str]:
+    """What makes the bookshop in a folder the dataset of a script."""
+    return [f"hydra.searchpath=[file://{folder}/configs]", "data=bookshop"]
+
+
+def start_training(folder: Path, *arguments: str) -> Started:
+    """Training on the bookshop in a process group of its own that answers Ctrl-C, whoever started the tests."""
+    environment = {**os.environ, "RECSYS_CACHE": str(folder / "cache")}
+    return Started(ROOT / "scripts" / "train.py", [*arguments, *bookshop_options(folder)], folder, environment)
+
+
+def finish(process: Started, expected: int = 0) -> tuple[str, str]:
+    """What the command printed, on stdout and stderr; it must end with the `expected` exit code."""
+    try:
+        out, error = process.communicate(timeout=PATIENCE)
+    finally:
+        process.kill()
+    assert process.returncode == expected, error
+    if expected != -signal.SIGKILL:  # the workers of a killed process may complain of its absence
+        assert "Traceback" not in error
+    return out, error
+
+
+def wait_for(condition: Callable[[], Any], process: Started) -> None:
+    """Wait until the condition holds, while the process runs."""
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < end, "waited for too long"
+        time.sleep(0.01)

@@ -28,7 +28,7 @@ CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 TARGETS = {path.stem: OmegaConf.load(path)["_target_"] for path in (CONFIGS / "model").glob("*.yaml")}
 MODELS = sorted(name for name, target in TARGETS.items() if target.startswith("recsys.models."))
 CASES = [(name, {}) for name in MODELS] + [("ncf", {"branch": "gmf"})]
-CASES += [("deepfm", {"hidden": ()}), ("deepfm", {"history": True})]
+CASES += [("deepfm", {"history": True})]
 CASES += [(name, {"label": "rating"}) for name in ("mf", "deepfm")]  # which end in a clip in place of a sigmoid
 
 

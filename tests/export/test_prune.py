@@ -101,7 +101,7 @@ def test_constant_units_become_the_next_layers_bias(schema):
     torch.testing.assert_close(logits(pruned, schema), logits(model, schema), atol=1e-3, rtol=1e-3)
 
 
-def test_the_pruned_model_is_whole(model, schema, run_core):
+def test_the_pruned_model_is_whole(model, schema):
     pruned = prune_hidden(model, batches(schema), 0.5)
     assert type(pruned) is type(model)
     assert sum(p.numel() for p in pruned.parameters()) < sum(p.numel() for p in model.parameters())
@@ -109,7 +109,11 @@ def test_the_pruned_model_is_whole(model, schema, run_core):
     again = type(pruned)(**pruned.hparams)
     again.load_state_dict(pruned.state_dict())
     assert torch.equal(logits(again.eval(), schema), logits(pruned, schema))
-    batch = example_batch(schema, rows=64, length=5)
+
+
+@pytest.mark.parametrize("model", ["deepfm-batch_norm", "ncf", "din"], indirect=True)
+def test_the_pruned_model_is_exported(model, schema, run_core):
+    pruned, batch = prune_hidden(model, batches(schema), 0.5), example_batch(schema, rows=64, length=5)
     expected_B = pruned.score(batch).detach().numpy()
     np.testing.assert_allclose(run_core(row_core(pruned), (Inputs(pruned), batch)), expected_B, atol=1e-5)
 

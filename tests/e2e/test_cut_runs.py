@@ -1,72 +1,28 @@
-"""Runs that are killed, interrupted or out of disk, through the real command line, and how they go on."""
+"""Runs that are killed or interrupted, through the real command line, and how they go on."""
 
 import contextlib
-import json
-import logging
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from folders import metrics, place
 from pytorch_lightning.utilities import rank_zero_only
-from warm import Started
+from warm import ROOT, Started, bookshop_options, finish, start_training, wait_for
 
 from export.runtime import Bundle
-from recsys.callbacks import MetricsLog
-from recsys.checkpoints import PLACE_KEY, Interrupted, LastCheckpoint
-from recsys.cli import RunLog
-from recsys.models.base import read_checkpoint
+from recsys.checkpoints import Interrupted, LastCheckpoint
 from recsys.report import read_curves
 
-ROOT = Path(__file__).resolve().parents[2]
-PATIENCE = 900  # seconds that a slow and loaded machine may take
 DEEPFM = ["model=deepfm", "model.hidden=[16]", "model.dropout=0.3", "schedule=cosine", "warmup=0.1", "batch_size=8"]
 MF = ["model=mf", "data.label.kind=implicit", "objective=bpr", "workers=2", "batch_size=8"]
 TRAINING = ["trainer=cpu", "trainer.max_epochs=4", "patience=null", "export=false", "save_every=3"]
-
-
-def start(folder: Path, *arguments: str) -> Started:
-    """Training in a process group of its own that answers Ctrl-C, whoever started the tests."""
-    environment = {**os.environ, "RECSYS_CACHE": str(folder / "cache")}
-    shop = [f"hydra.searchpath=[file://{folder}/configs]", "data=bookshop"]
-    return Started(ROOT / "scripts" / "train.py", [*arguments, *shop], folder, environment)
-
-
-def finish(process: Started, expected: int = 0) -> tuple[str, str]:
-    """What the command printed, on stdout and stderr; it must end with the `expected` exit code."""
-    try:
-        out, error = process.communicate(timeout=PATIENCE)
-    finally:
-        process.kill()
-    assert process.returncode == expected, error
-    if expected != -signal.SIGKILL:  # the workers of a killed process may complain of its absence
-        assert "Traceback" not in error
-    return out, error
-
-
-def wait_for(condition: Callable[[], Any], process: Started) -> None:
-    """Wait until the condition holds, while the process runs."""
-    end = time.monotonic() + PATIENCE
-    while not condition():
-        assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < end, "waited for too long"
-        time.sleep(0.01)
-
-
-def place(run: Path, name: str = "last") -> tuple[int, int]:
-    """Epoch and batch of a run's last.ckpt (or another), (-1, 0) before there is one."""
-    path = run / "checkpoints" / f"{name}.ckpt"
-    if not path.exists():
-        return -1, 0
-    content = read_checkpoint(path)[PLACE_KEY]
-    return content["epoch"], content["batch"]
+DDP = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.precision=32-true"]
 
 
 def freeze_inside_an_epoch(process: Started, run: Path, epoch: int, name: str = "last") -> None:
@@ -84,15 +40,6 @@ def freeze_inside_an_epoch(process: Started, run: Path, epoch: int, name: str = 
     wait_for(frozen, process)
 
 
-def metrics(run: Path) -> dict[str, Any]:
-    """metrics.json without what a clock says."""
-    content = json.loads((run / "metrics.json").read_text())
-    return {name: value for name, value in content.items() if name != "seconds"}
-
-
-DDP = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.precision=32-true"]
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("options", [DEEPFM, MF, [*DEEPFM, *DDP]], ids=["dropout", "negatives and workers", "ddp"])
 def test_a_run_that_is_cut_twice_goes_on_to_the_metrics_of_a_whole_one(bookshop, tmp_path, call, options):
@@ -101,10 +48,10 @@ def test_a_run_that_is_cut_twice_goes_on_to_the_metrics_of_a_whole_one(bookshop,
     Two processes are ended by SIGTERM both times, and one that draws negatives is killed both times.
     """
     options, several, killed_twice = [*TRAINING, *options, "refit=true"], "trainer=ddp" in options, options is MF
-    finish(start(bookshop, *options, f"hydra.run.dir={tmp_path}/whole/run"))
+    finish(start_training(bookshop, *options, f"hydra.run.dir={tmp_path}/whole/run"))
     run = tmp_path / "cut" / "run"
 
-    process = start(bookshop, *options, f"hydra.run.dir={run}")
+    process = start_training(bookshop, *options, f"hydra.run.dir={run}")
     if several:
         wait_for(lambda: place(run)[0] >= 1, process)
         process.terminate()
@@ -116,7 +63,7 @@ def test_a_run_that_is_cut_twice_goes_on_to_the_metrics_of_a_whole_one(bookshop,
         finish(process, -signal.SIGKILL)
     killed = place(run)
 
-    process = start(bookshop, *options, f"hydra.run.dir={tmp_path}/cut/new", "resume=true")
+    process = start_training(bookshop, *options, f"hydra.run.dir={tmp_path}/cut/new", "resume=true")
     if killed_twice:
         freeze_inside_an_epoch(process, run, 0, "refit")
         process.kill()
@@ -134,7 +81,7 @@ def test_a_run_that_is_cut_twice_goes_on_to_the_metrics_of_a_whole_one(bookshop,
     refused = resume(call, bookshop, f"resume={run}/checkpoints/refit.ckpt", f"hydra.run.dir={tmp_path}/cut/new")
     assert "`resume` needs the checkpoints/last.ckpt inside a run's folder" in refused.stderr
 
-    out, _ = finish(start(bookshop, *options, f"hydra.run.dir={tmp_path}/cut/new", "resume=true"))
+    out, _ = finish(start_training(bookshop, *options, f"hydra.run.dir={tmp_path}/cut/new", "resume=true"))
     assert f"resuming {run} in" in out
     assert metrics(run) == metrics(tmp_path / "whole" / "run")
     assert (run / "checkpoints" / "selected.ckpt").stat().st_mtime_ns == first
@@ -150,7 +97,7 @@ def test_a_run_that_is_cut_twice_goes_on_to_the_metrics_of_a_whole_one(bookshop,
 def test_a_signal_ends_training_cleanly(bookshop, tmp_path, number, code, workers):
     """Sent to the process group, as a terminal does, or to every process, as a machine does that shuts down."""
     options = [*DEEPFM, *TRAINING, "workers=2", "trainer.max_epochs=100000", f"hydra.run.dir={tmp_path}/run"]
-    process = start(bookshop, *options)
+    process = start_training(bookshop, *options)
     run = tmp_path / "run"
     wait_for(lambda: place(run)[0] >= 1, process)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
@@ -173,7 +120,7 @@ def test_a_signal_ends_training_cleanly(bookshop, tmp_path, number, code, worker
 
 def test_a_signal_before_the_first_validation(bookshop, tmp_path):
     options = [*DEEPFM, *TRAINING, "batch_size=1", f"hydra.run.dir={tmp_path}/run"]
-    process = start(bookshop, *options)
+    process = start_training(bookshop, *options)
     freeze_inside_an_epoch(process, tmp_path / "run", 0)
     process.send_signal(signal.SIGINT)
     process.send_signal(signal.SIGCONT)
@@ -183,22 +130,16 @@ def test_a_signal_before_the_first_validation(bookshop, tmp_path):
 
 
 def test_a_second_signal_ends_the_process(tmp_path):
-    code = (
+    script = tmp_path / "script.py"
+    script.write_text(
         "import os, signal, pathlib; from recsys.checkpoints import LastCheckpoint; import types\n"
         "trainer = types.SimpleNamespace(global_step=0)\n"
         "LastCheckpoint(pathlib.Path('last.ckpt'), 1).on_train_start(trainer, None)\n"
         "os.kill(os.getpid(), signal.SIGINT); print('first', flush=True)\n"
         "os.kill(os.getpid(), signal.SIGINT); print('second', flush=True)\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
-    assert (done.returncode, done.stdout) == (-signal.SIGINT, "first\n"), done.stderr
+    out, _ = finish(Started(script, [], tmp_path, os.environ), -signal.SIGINT)
+    assert out == "first\n"
 
 
 def test_an_ignored_signal_stays_ignored(monkeypatch, tmp_path):
@@ -249,7 +190,7 @@ def test_the_same_seed_gives_the_same_metrics_to_the_last_bit(bookshop, tmp_path
 def finished(bookshop: Path) -> Path:
     """A finished run."""
     run = bookshop / "outputs" / "finished"
-    finish(start(bookshop, *DEEPFM, *TRAINING, "batch_size=64", f"hydra.run.dir={run}"))
+    finish(start_training(bookshop, *DEEPFM, *TRAINING, "batch_size=64", f"hydra.run.dir={run}"))
     return run
 
 
@@ -263,8 +204,7 @@ def unfinished(finished: Path) -> Iterator[Path]:
 
 
 def resume(call: Callable[..., Any], bookshop: Path, *options: str) -> Any:
-    training = [*DEEPFM, *TRAINING, "batch_size=64", *options]
-    return call("train.py", f"hydra.searchpath=[file://{bookshop}/configs]", "data=bookshop", *training)
+    return call("train.py", *bookshop_options(bookshop), *DEEPFM, *TRAINING, "batch_size=64", *options)
 
 
 def test_an_unevaluated_run_is_only_evaluated(unfinished, bookshop, call):
@@ -296,7 +236,7 @@ def test_a_signal_after_the_training_says_what_is_saved_and_how_to_go_on(
         raise KeyboardInterrupt
 
     monkeypatch.setattr("recsys.run_files.best_possible", interrupted)
-    place = [f"hydra.searchpath=[file://{bookshop}/configs]", "data=bookshop", f"hydra.run.dir={tmp_path}/run"]
+    place = [*bookshop_options(bookshop), f"hydra.run.dir={tmp_path}/run"]
     done = call("train.py", *place, f"model={model}", *(["trainer.max_epochs=1"] if model == "mf" else []))
     assert done.returncode == 130
     run = tmp_path / "run"
@@ -386,68 +326,3 @@ def test_changed_events_are_refused(unfinished, bookshop, call):
         loans.write_text(content, encoding="utf-8")
     assert done.returncode == 1
     assert "trained on other data (as many events, but not the same)" in done.stderr
-
-
-@pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
-    """Mounts a small disk; needs the right to mount."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-
-    def mount(options: str) -> Path:
-        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder]
-        if subprocess.run(command, capture_output=True, check=False).returncode:
-            pytest.skip("mounting is not permitted")
-        return folder
-
-    if not shutil.which("mount"):
-        pytest.skip("there is no mount command")
-    yield mount
-    subprocess.run(["umount", "--lazy", folder], capture_output=True, check=False)
-
-
-def test_a_full_disk_leaves_the_earlier_checkpoints(bookshop, disk):
-    """Two checkpoints fit and a third does not; with more room the run goes on."""
-    run = disk("size=7m") / "run"
-    options = [*DEEPFM, *TRAINING, "model.embedding_dim=1024", "batch_size=64", "export=false", "save_every=1000"]
-    _, error = finish(start(bookshop, *options, f"hydra.run.dir={run}"), 1)
-    assert error.startswith(f"error: [Errno 28] cannot write the file: No space left on device: '{run}/checkpoints/")
-    assert error.count("\n") == 1
-    assert place(run)[0] == 0
-    read_checkpoint(run / "checkpoints" / "best.ckpt")
-    assert not list(run.rglob(".*.tmp"))
-    subprocess.run(["mount", "-o", "remount,size=64m", run.parent], check=True)
-    finish(start(bookshop, *options, f"hydra.run.dir={run}", "resume=true"))
-    assert metrics(run)["epochs"] == 4
-
-
-def test_a_disk_that_is_full_from_the_start_is_named(bookshop, disk):
-    run = disk("size=8k") / "run"
-    _, error = finish(start(bookshop, *DEEPFM, *TRAINING, f"hydra.run.dir={run}"), 1)
-    assert error == "error: [Errno 28] No space left on device in the run's folder, `hydra.run.dir`.\n"
-
-
-def test_a_full_disk_leaves_the_earlier_metrics(disk):
-    path = disk("size=64k") / "metrics.csv"
-    log = MetricsLog(path)
-    log.log_metrics({"epoch": 0, "train/loss": 0.5}, 0)
-    log.rows *= 10**4
-    with pytest.raises(OSError, match=r"No space left on device: '.*metrics\.csv'"):
-        log.log_metrics({"epoch": 1, "train/loss": 0.25}, 1)
-    assert read_curves(path) == {"train/loss": [(0, 0.5)]}
-    assert list(path.parent.iterdir()) == [path]
-
-
-def test_a_full_disk_ends_the_run_log(disk):
-    handler = RunLog(disk("size=4k") / "run.log", delay=True)
-    record = logging.LogRecord("run", logging.INFO, "", 0, "x" * 5000, None, None)
-    with pytest.raises(OSError, match=r"No space left on device: '.*run\.log'"):
-        handler.emit(record)
-
-
-def test_a_read_only_folder_is_one_message(bookshop, disk):
-    run = disk("ro") / "run"
-    _, error = finish(start(bookshop, *DEEPFM, f"hydra.run.dir={run}"), 1)
-    assert error.startswith("error: [Errno 30] Read-only file system")
-    assert str(run) in error
-    assert error.count("\n") == 1
