@@ -130,9 +130,9 @@ def go_on_in(folder: Path) -> Path:
     new = run_folder().resolve()
     if folder.resolve() != new:
         for handler in logging.getLogger().handlers:
-            if isinstance(handler, logging.FileHandler):
-                handler.close()  # it opens the other file with the next message
-                handler.baseFilename = str(folder / "run.log")
+            if isinstance(handler, RunLog):
+                handler.discard()
+                handler.baseFilename = str(folder / "run.log")  # which it opens with the next message
         leave_folder(new)
         config: Any = HydraConfig.get()
         with read_write(config):
@@ -166,6 +166,12 @@ class RunLog(logging.FileHandler):
                 pass
         return stream
 
+    def discard(self) -> None:
+        """Close and remove the file, unless it was not opened: one that is there is another process's."""
+        if self.stream is not None:
+            self.close()
+            Path(self.baseFilename).unlink(missing_ok=True)
+
     def handleError(self, record: logging.LogRecord) -> None:
         """Raises OSError naming the file."""
         error = sys.exc_info()[1]
@@ -194,8 +200,7 @@ def leave_folder(folder: Path) -> str:
     for handler in logging.getLogger().handlers:
         if isinstance(handler, RunLog) and Path(handler.baseFilename).parent == folder:
             logging.getLogger().removeHandler(handler)  # a multirun announces its next run before it has a log
-            if handler.stream is not None:  # else it is another process's, if there is one
-                (folder / "run.log").unlink(missing_ok=True)
+            handler.discard()
             break
     shutil.rmtree(folder / ".hydra", ignore_errors=True)
     with contextlib.suppress(OSError):  # not empty: not ours to remove
