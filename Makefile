@@ -4,8 +4,6 @@ VENV := .venv
 PEERS := .venv-peers
 SHARDED := torchrec fbgemm-gpu-cpu tensordict pyvers pyre-extensions typing-inspect orjson
 BIN := $(VENV)/bin
-# Modules are compiled when they are first imported, and most of the installed ones never are.
-INSTALL := pip install --quiet --no-compile --constraint constraints.txt
 export RECSYS_DATA ?= $(if $(wildcard ../shared/data),$(abspath ../shared/data),data)
 
 .DEFAULT_GOAL := help
@@ -19,8 +17,8 @@ install: $(VENV)/.installed  ## make .venv with the pinned versions
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "recsys needs Python 3.11 or newer")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/$(INSTALL) --editable '.[dev]'
-	-$(BIN)/$(INSTALL) --no-deps $(SHARDED)  # without them, all but trainer=sharded
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	-$(BIN)/pip install --quiet --constraint constraints.txt --no-deps $(SHARDED)  # without them, all but trainer=sharded
 	@touch $@
 
 train: install  ## train, evaluate and export DeepFM on the built-in shop
@@ -47,7 +45,7 @@ bench-peers: install $(PEERS)/.installed  ## DeepCTR-Torch and Surprise on the s
 
 $(PEERS)/.installed: constraints.txt Makefile
 	$(PYTHON) -m venv $(PEERS)
-	$(PEERS)/bin/$(INSTALL) deepctr-torch==0.3.0 scikit-surprise==1.1.5 torch
+	$(PEERS)/bin/pip install --quiet --constraint constraints.txt deepctr-torch==0.3.0 scikit-surprise==1.1.5 torch
 	@touch $@
 
 clean:  ## remove the environment, caches and encoded stores (keeps outputs/)
