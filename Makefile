@@ -4,6 +4,7 @@ VENV := .venv
 PEERS := .venv-peers
 SHARDED := torchrec fbgemm-gpu-cpu tensordict pyvers pyre-extensions typing-inspect orjson
 BIN := $(VENV)/bin
+unexport PYTHONDONTWRITEBYTECODE  # each process of the tests would compile the same modules anew
 export RECSYS_DATA ?= $(if $(wildcard ../shared/data),$(abspath ../shared/data),data)
 
 .DEFAULT_GOAL := help
