@@ -10,6 +10,8 @@ from recsys.models.base import CLASS_KEY
 from recsys.models.mf import MF
 
 REFUSED = {
+    "evaluation.k=10": "`evaluation.k` must be a list of positive integers such as \\[5,10,20\\], got 10",
+    "model=svd evaluation.k=null": "`evaluation.k` must be a list of positive integers",
     "seed=-1": "`seed` must be an integer from 0 to 4294967295, got -1",
     "model=svd seed=-1": "`seed` must be an integer from 0 to 4294967295, got -1",
     "model=svd model.seed=-1": "`model.seed` must be an integer from 0 to",
