@@ -191,7 +191,7 @@ def check(cfg: DictConfig, typed: Sequence[str] = ()) -> None:
     schema = data.spec.schema
     with torch.device("meta"):
         model = build_model(cfg, schema)
-    if data.batch_size == 1 and schema.label.kind != "implicit" and any(map(_is_batch_norm, model.modules())):
+    if data.batch_size == 1 and schema.label.kind != "implicit" and _has_batch_norm(model):
         raise ValueError("`batch_size` must be at least 2 where `model.batch_norm` compares a batch's rows, got 1.")
     _check_optimizer(cfg, model)
     trainer = build_trainer(cfg, schema.label.kind)
@@ -288,8 +288,8 @@ def _check_pretrained(cfg: DictConfig) -> None:
             )
 
 
-def _is_batch_norm(module: torch.nn.Module) -> bool:
-    return isinstance(module, torch.nn.BatchNorm1d)
+def _has_batch_norm(model: Recommender) -> bool:
+    return any(isinstance(module, torch.nn.BatchNorm1d) for module in model.modules())
 
 
 def _check_optimizer(cfg: DictConfig, model: Recommender) -> None:

@@ -1,17 +1,14 @@
 """The pages of runs and of their comparison, through the real commands."""
 
 import json
-import logging
-import runpy
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
 OPTIONS = ["data=shop", "data.generate.events=3000", "model=mf", "trainer=cpu", "trainer.max_epochs=2", "export=false"]
 
 
@@ -22,28 +19,16 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def call(workplace, monkeypatch) -> Callable[..., int]:
-    """Run a script in this process and the workplace; returns the exit code."""
-    monkeypatch.chdir(workplace)
-    monkeypatch.setenv("RECSYS_CACHE", str(workplace / "cache"))
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    handlers = list(logging.getLogger().handlers)
-
-    def make(script: str, *arguments: str) -> int:
-        monkeypatch.setattr(sys, "argv", [str(ROOT / "scripts" / script), *arguments])
-        with pytest.raises(SystemExit) as ended:
-            runpy.run_path(sys.argv[0], run_name="__main__")
-        logging.getLogger().handlers[:] = handlers
-        return ended.value.code
-
-    return make
+def call(call_in, workplace) -> Callable[..., Any]:
+    """Run a script in the workplace."""
+    return call_in(workplace)
 
 
 @pytest.fixture
 def runs(call, workplace) -> list[Path]:
     """Two runs with different seeds, trained by the first test that asks for them."""
     if not (workplace / "outputs").exists():
-        assert call("train.py", "-m", *OPTIONS, "seed=0,1") == 0
+        assert call("train.py", "-m", *OPTIONS, "seed=0,1").returncode == 0
     return sorted((workplace / "outputs" / "shop" / "mf").iterdir())
 
 
@@ -61,18 +46,19 @@ def test_a_run_ends_with_its_page(runs, workplace):
         assert "http" not in page
 
 
-def test_the_page_is_made_again_from_the_folder_alone(runs, call, capfd):
+def test_the_page_is_made_again_from_the_folder_alone(runs, call):
     page = runs[0] / "report.html"
     before = page.read_text()
     page.unlink()
-    assert call("report.py", f"runs={runs[0]}") == 0
+    done = call("report.py", f"runs={runs[0]}")
+    assert done.returncode == 0
     assert page.read_text() == before
-    assert f"report: {page}" in capfd.readouterr().out
+    assert f"report: {page}" in done.stdout
 
 
 @pytest.mark.parametrize("given", ["outputs/shop/*/*", "[outputs/*/mf/*]"])
 def test_runs_are_laid_side_by_side(runs, call, workplace, given):
-    assert call("report.py", f"runs={given}") == 0
+    assert call("report.py", f"runs={given}").returncode == 0
     page = (workplace / "comparison.html").read_text(encoding="utf-8")
     assert "2 runs on shop" in page
     for folder in runs:
@@ -81,13 +67,14 @@ def test_runs_are_laid_side_by_side(runs, call, workplace, given):
     assert ">seed</th>" in page
 
 
-def test_a_failed_run_is_left_out_of_a_pattern(runs, call, workplace, capfd):
+def test_a_failed_run_is_left_out_of_a_pattern(runs, call, workplace):
     """Bug: one run without metrics refused the comparison of all that a pattern found."""
     failed = runs[0].with_name("failed")
     failed.mkdir()
-    assert call("report.py", "runs=outputs/shop/*/*") == 0
+    done = call("report.py", "runs=outputs/shop/*/*")
+    assert done.returncode == 0
     assert "2 runs on shop" in (workplace / "comparison.html").read_text(encoding="utf-8")
-    assert "outputs/shop/mf/failed has no metrics.json and is left out" in capfd.readouterr().out
+    assert "outputs/shop/mf/failed has no metrics.json and is left out" in done.stdout
     failed.rmdir()
 
 
@@ -97,7 +84,7 @@ def test_a_run_of_several_seeds_is_the_runs_in_it(runs, call, workplace):
     for seed, run in enumerate(runs):
         shutil.copytree(run, several / f"seed_{seed}")
     (several / "metrics.json").write_text('{"seeds": [0, 1]}')
-    assert call("report.py", f"runs={several}", "output=seeds.html") == 0
+    assert call("report.py", f"runs={several}", "output=seeds.html").returncode == 0
     shutil.rmtree(several)
     page = (workplace / "seeds.html").read_text(encoding="utf-8")
     assert "2 runs on shop" in page
@@ -117,11 +104,11 @@ def test_a_run_of_several_seeds_is_the_runs_in_it(runs, call, workplace):
         (["run=x"], "there is no option `run`: did you mean 'runs'?"),
     ],
 )
-def test_a_mistake_ends_in_one_message(runs, call, workplace, capfd, arguments, message):
+def test_a_mistake_ends_in_one_message(runs, call, workplace, arguments, message):
     before = sorted(workplace.rglob("*"))
-    assert call("report.py", *arguments) == 1
-    error = capfd.readouterr().err
-    assert error.startswith("error: ")
-    assert message in error
-    assert error.count("\n") == 1
+    done = call("report.py", *arguments)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ")
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
     assert sorted(workplace.rglob("*")) == before
