@@ -1,6 +1,7 @@
 """The command line around Hydra: mistakes end in one clear message and exit code 1, and leave nothing behind."""
 
 import contextlib
+import errno
 import functools
 import logging
 import os
@@ -156,14 +157,13 @@ class RunLog(logging.FileHandler):
         if fcntl and getattr(rank_zero_only, "rank", 0) == 0:
             try:
                 fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the process's own: not that of workers it leaves
-            except (BlockingIOError, PermissionError):
-                stream.close()
-                raise TakenFolder(
-                    f"another process is at work in {Path(self.baseFilename).parent}; wait for its end, or give "
-                    "another folder by hydra.run.dir=..."
-                ) from None
-            except OSError:  # not every network file system has locks
-                pass
+            except OSError as error:
+                if error.errno in (errno.EACCES, errno.EAGAIN):  # others: a network file system without locks
+                    stream.close()
+                    raise TakenFolder(
+                        f"another process is at work in {Path(self.baseFilename).parent}; wait for its end, or give "
+                        "another folder by hydra.run.dir=..."
+                    ) from None
         return stream
 
     def discard(self) -> None:
