@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
+from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 from torch import Tensor, nn
 from torch.export import Dim
 
@@ -168,6 +169,7 @@ def _export(
             verbose=False,
         )
     assert program is not None
+    ClearMetadataAndDocStringPass()(program.model)  # the exporter notes which line of which file made each node
     fold_weights(program)
     core = _as_proto(program)
     read = {name for node in core.graph.node for name in node.input}

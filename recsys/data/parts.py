@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from threading import Lock
 from typing import Literal
 
 import numpy as np
@@ -20,6 +21,7 @@ from recsys.data.duplicates import row_hashes
 from recsys.schema import Column
 
 ROWS = 2**19  # rows of a part
+OPENING = Lock()  # Python before 3.11.8 may fail where two threads read the heads of arrays (python/cpython#106905)
 Form = Literal["code", "number", "tags", "plain"]
 
 
@@ -56,7 +58,8 @@ class Part:
 
     def array(self, name: str) -> np.ndarray:
         """A stored array, memory-mapped."""
-        return np.load(self.folder / f"{name}.npy", mmap_mode="r")
+        with OPENING:
+            return np.load(self.folder / f"{name}.npy", mmap_mode="r")
 
     def values(self, name: str) -> pa.Array:
         """Stored distinct values, memory-mapped."""

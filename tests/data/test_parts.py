@@ -3,6 +3,8 @@
 That reading whole is right is tested by the tests of cleaning, events and encoders.
 """
 
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +19,7 @@ from recsys.data import events, tables
 from recsys.data.coded import encode_cells, unify
 from recsys.data.duplicates import row_hashes
 from recsys.data.module import DataModule, DataSpec
-from recsys.data.parts import Need, Reading, read_parts
+from recsys.data.parts import Need, Part, Reading, read_parts
 
 WORDS = ["a", "b", "7", "07", "-3", "12", "", "zürich"]
 KINDS = {
@@ -198,6 +200,24 @@ def test_a_part_is_written_over_that_of_a_worker_that_died(tmp_path):
     list(read_parts([pa.table({"word": ["lost"]})], needs, tmp_path / "00000", True, 1))
     parts = list(read_parts([pa.table({"word": ["b", "a", "b"]})], needs, tmp_path / "00000", True, 1))
     assert Reading(tuple(needs), parts).column("word", "code").code_R.tolist() == [0, 1, 0]
+
+
+def test_threads_open_arrays_one_at_a_time(tmp_path, monkeypatch):
+    """Bug: "AST constructor recursion depth mismatch", now and then, of Python 3.11.7 in two threads."""
+    part, load, opening, most = Part(folder=tmp_path, rows=3), np.load, [], []
+    part.save("0", np.arange(3))
+
+    def watched(file, mmap_mode):
+        opening.append(file)
+        time.sleep(0.01)
+        most.append(len(opening))
+        opening.pop()
+        return load(file, mmap_mode)
+
+    monkeypatch.setattr(np, "load", watched)
+    with ThreadPoolExecutor(4) as pool:
+        assert [array.tolist() for array in pool.map(part.array, ["0"] * 8)] == [[0, 1, 2]] * 8
+    assert most == [1] * 8
 
 
 cell = st.one_of(st.none(), st.sampled_from(["a", "b", "c"]))

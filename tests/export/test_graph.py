@@ -50,6 +50,14 @@ def test_raw_rows_and_requests_score_as_the_model(name, options, exported):
         assert {v.name for v in (*graph.graph.input, *graph.graph.output)} - raw <= set(RESERVED)
 
 
+def test_graphs_say_nothing_of_the_machine_that_made_them(exported):
+    """Bug: torch's exporter notes for every node the lines of the files behind it."""
+    for path in exported("din").paths.values():
+        content = path.read_bytes()
+        assert str(CONFIGS.parent).encode() not in content
+        assert b"stack_trace" not in content
+
+
 def test_a_changed_model_is_not_exported(exported):
     made = exported("deepfm")
     changed = copy.deepcopy(made.model)
