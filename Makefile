@@ -18,8 +18,9 @@ install: $(VENV)/.installed  ## make .venv with the pinned versions
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "recsys needs Python 3.11 or newer")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
-	-$(BIN)/pip install --quiet --constraint constraints.txt --no-deps $(SHARDED)  # without them, all but trainer=sharded
+	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt --editable '.[dev]'
+	-$(BIN)/pip install --quiet --no-compile --constraint constraints.txt --no-deps $(SHARDED)  # without them, all but trainer=sharded
+	$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true  # on all cores; pip takes one. Packages' templates fail.
 	@touch $@
 
 train: install  ## train, evaluate and export DeepFM on the built-in shop
