@@ -14,6 +14,7 @@ import spox.opset.ai.onnx.v20 as op
 from spox import Var
 
 from export.builder import GraphBuilder
+from export.histories import PaddedHistories, first, known
 from export.moments import known_moment, time_part
 from export.vocabularies import MISSING_INT, Vocabularies
 from recsys.data.encoders import LIMIT, Buckets, Encoders, Standardiser
@@ -32,16 +33,20 @@ class RawColumns:
         self.graph, self.schema, self.encoders, self.reads, self.rows = graph, schema, encoders, reads, rows
         self.vocabularies = Vocabularies(schema, encoders)
 
-    def feeds(self, roles: Sequence[Role] = ROLES, *, histories: bool = True) -> dict[str, Var]:
-        """What an exported core takes: `ids` (B, F) and `numbers` (B, N) of these roles, and the lists by name."""
+    def feeds(self, roles: Sequence[Role] = ROLES, *, histories: bool = True, packed: bool = False) -> dict[str, Var]:
+        """What an exported core takes: `ids` (B, F) and `numbers` (B, N) of these roles, and the lists by name.
+
+        With `packed`, histories are those of `export.packed`.
+        """
         for column in sorted(self.schema.columns, key=lambda c: ROLES.index(c.role)):
             if column.role in roles and column.name in self.reads:
                 self._input(column)  # so that inputs stand in the schema's order
         read = [c for c in self.schema.histories if histories and history_name(c.name) in self.reads]
-        past = {c.name: self._raw_history(c) for c in read}
-        ids_BF, found = self._ids(roles, past)
+        padded = PaddedHistories(self.schema, self.vocabularies, {c.name: self._raw_history(c) for c in read})
+        past = padded.packed() if packed else padded
+        ids_BF, found = self._ids(roles, past.raw)
         tags = [c for c in self.schema.tags if c.role in roles and c.name in self.reads]
-        lists = {c.name: self._tags(c) for c in tags} | self._histories(past | found, done=frozenset(found))
+        lists = {c.name: self._tags(c) for c in tags} | past.rows(found)
         numbers = [c for c in self.schema.numbers if c.role in roles and c.name in self.reads]
         return {"ids": ids_BF} | ({"numbers": self._numbers(numbers)} if numbers else {}) | lists
 
@@ -73,11 +78,11 @@ class RawColumns:
             if column.kind == "number":
                 row_B = self._buckets(column)
             elif column.name in past:  # one vocabulary in the graph for the column and its history
-                together = op.concat([op.unsqueeze(self._input(column), op.const([1])), past[column.name]], axis=1)
-                rows = self.vocabularies.look_up(together, column)
-                row_B = op.gather(rows, op.const(0), axis=1)
-                row_B = op.where(_known(row_B), row_B, op.const(self.vocabularies.missing_row(column)))
-                found[column.name] = _after_first(rows)
+                value_B, values = self._input(column), past[column.name]
+                together = op.concat([value_B, op.reshape(values, op.const([-1]))], axis=0)
+                row_B, rows = cut(self.vocabularies.look_up(together, column), op.shape(value_B))
+                row_B = op.where(known(row_B), row_B, op.const(self.vocabularies.missing_row(column)))
+                found[column.name] = op.reshape(rows, op.shape(values), allowzero=1)
             else:
                 missing = self.vocabularies.missing_row(column)
                 row_B = self.vocabularies.look_up(self._input(column), column, missing=missing)
@@ -135,39 +140,12 @@ class RawColumns:
     def _tags(self, column: Column) -> Var:
         """Rows of a column's first `length` tags, (B, T), `PADDING` elsewhere; that of `fill` where there is no tag."""
         tags_BT = self._input(column)
-        rows_BT = _first(self.vocabularies.look_up(tags_BT, column), column.length)
+        rows_BT = first(self.vocabularies.look_up(tags_BT, column), column.length)
         if column.fill is None:
             return rows_BT
         none_B1 = op.equal(op.reduce_max(rows_BT, op.const([1])), op.const(PADDING))
         fill_B1 = op.where(none_B1, op.const(self.vocabularies.missing_row(column)), op.const(PADDING))
         return op.concat([rows_BT, fill_B1], axis=1)
-
-    def _histories(self, past: Mapping[str, Var], done: frozenset[str]) -> dict[str, Var]:
-        """Rows of the last `length` items, by name; those of the columns `done` are looked up, the others raw.
-
-        A place is one where any of the columns has a value.
-        """
-        if not past or self.schema.history is None:
-            return {}
-        columns = [self.schema.column(name) for name in past]
-        rows = {c.name: past[c.name] if c.name in done else self.vocabularies.look_up(past[c.name], c) for c in columns}
-        known = [_known(rows[c.name]) if c.is_field else _any_known(rows[c.name]) for c in columns]
-        real_BL = known[0]
-        for more_BL in known[1:]:
-            real_BL = op.or_(real_BL, more_BL)
-        after_BL = op.cumsum(op.cast(real_BL, to=np.int64), op.const(1), reverse=1)
-        keep_BL = op.and_(real_BL, op.less_or_equal(after_BL, op.const(self.schema.history.length)))
-        lists = {}
-        for column in columns:
-            if column.is_field:
-                missing = op.const(self.vocabularies.missing_row(column))
-                filled = op.where(_known(rows[column.name]), rows[column.name], missing)
-                lists[history_name(column.name)] = op.where(keep_BL, filled, op.const(PADDING))
-            else:
-                tags = _first(rows[column.name], column.length)
-                keep_BL1 = op.unsqueeze(keep_BL, op.const([2]))
-                lists[history_name(column.name)] = op.where(keep_BL1, tags, op.const(PADDING))
-        return lists
 
 
 def _finite(value: Var) -> tuple[Var, Var]:
@@ -176,22 +154,7 @@ def _finite(value: Var) -> tuple[Var, Var]:
     return op.cast(value, to=np.float64), known
 
 
-def _known(rows: Var) -> Var:
-    return op.not_(op.equal(rows, op.const(PADDING)))
-
-
-def _any_known(rows_BLT: Var) -> Var:
-    """Which places of a history have a tag, (B, L)."""
-    return op.greater(op.reduce_max(rows_BLT, op.const([2]), keepdims=0), op.const(PADDING))
-
-
-def _first(rows: Var, length: int) -> Var:
-    """The rows with all but the first `length` that are no padding blanked, along the last dimension."""
-    known = _known(rows)
-    count = op.cumsum(op.cast(known, to=np.int64), op.const(-1))
-    return op.where(op.less_or_equal(count, op.const(length)), rows, op.const(PADDING))
-
-
-def _after_first(rows: Var) -> Var:
-    """A matrix without its first column."""
-    return op.slice(rows, op.const([1]), op.const([np.iinfo("int64").max]), op.const([1]))
+def cut(values: Var, length: Var) -> tuple[Var, Var]:
+    """A vector's first `length` values, and the others."""
+    end = op.const([np.iinfo("int64").max])
+    return op.slice(values, op.const([0]), length), op.slice(values, length, end)

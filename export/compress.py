@@ -145,7 +145,7 @@ class Trials:
                     model=built,
                     encoders=encoders,
                     path=path,
-                    figures=measure(path, self._feed(path, judge)),
+                    figures=measure(path, self.raw.example(open_graph(path), BATCHES[-1])),
                     metrics=judge.metrics(score_B),
                     loss=judge.loss(base, score_B),
                 )
@@ -166,11 +166,6 @@ class Trials:
                 narrow[keep] = self.distill(prune_hidden(model, calibration(self.raw), keep), model)
             smaller = prune_rows(narrow[keep], encoders, min_count) if min_count > 1 else (narrow[keep], encoders)
             yield keep, min_count, *smaller
-
-    def _feed(self, path: Path, judge: Judge) -> dict[str, np.ndarray]:
-        """Inputs of the greatest batch that is measured."""
-        row_B, item_B = (np.resize(positions, BATCHES[-1]) for positions in (judge.row_B, judge.item_B))
-        return self.raw.feed(open_graph(path), row_B, item_B)
 
 
 def _choices(numbers: Sequence[Numbers]) -> list[Numbers]:

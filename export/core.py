@@ -7,7 +7,7 @@ Exported by torch's dynamo exporter, which has no fallback.
 import tempfile
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,11 @@ from torch.export import Dim
 from export.builder import OPSET
 from export.fold import fold_weights
 from export.multiply_out import MultipliedDeepFM, multiply_out
+from export.packed import PLACES, ROW, PackedDIN, pack
 from recsys.data.batches import Batch
 from recsys.data.request import split
 from recsys.models.base import Recommender
+from recsys.models.din import DIN
 from recsys.schema import CONTEXT, ITEM, PADDING, ROLES, FeatureSchema, Role, history_name
 
 LARGE = 1_500_000_000  # bytes of weights from which they are kept in a file of their own
@@ -80,6 +82,29 @@ class Inputs:
 
 
 @dataclass(frozen=True, slots=True)
+class PackedInputs(Inputs):
+    """The same of a batch with packed histories."""
+
+    def tensors(self, batch: Batch) -> dict[str, Tensor]:
+        """The packed batch's tensors by name."""
+        packed = pack(batch, self.schema)
+        return {**Inputs.tensors(self, packed), ROW: packed.lists[ROW]}
+
+    def batch(self, tensors: dict[str, Tensor]) -> Batch:
+        """The packed batch of these tensors, without labels."""
+        batch = Inputs.batch(self, tensors)
+        return replace(batch, lists=batch.lists | {ROW: tensors[ROW]})
+
+    def dims(self, rows: Dim | None) -> dict[str, dict[int, Dim]]:
+        """The dynamic dimensions of each tensor."""
+        shapes, places = Inputs.dims(self, rows), PLACES * Dim("places", min=1)
+        for column in self.schema.histories:
+            name = history_name(column.name)
+            shapes[name] = {0: places, **{n - 1: dim for n, dim in shapes[name].items() if n > 1}}
+        return {**shapes, ROW: {0: places}}
+
+
+@dataclass(frozen=True, slots=True)
 class ReadyItems:
     """What is known of N items in advance, (N, K), as a core's input `item/sums`."""
 
@@ -116,9 +141,15 @@ class _Form(nn.Module):
 
 def row_core(model: Recommender) -> onnx.ModelProto:
     """`score` (B,) of the rows of a batch."""
-    ready = multiply_out(model)
-    inputs = [(Inputs(model), example_batch(model.schema, 3), Dim("batch", min=1))]
-    return _export(ready, ready.score, inputs, "score")
+    ready, inputs = multiply_out(model), row_inputs(model)
+    compute = ready.score_packed if isinstance(ready, PackedDIN) else ready.score
+    example = example_batch(model.schema, 100)  # of far more than `PLACES` past items: one times it would stay so
+    return _export(ready, compute, [(inputs, example, Dim("batch", min=1))], "score")
+
+
+def row_inputs(model: Recommender) -> "Inputs":
+    """What the `row_core` of a model takes."""
+    return PackedInputs(model) if isinstance(model, DIN) else Inputs(model)
 
 
 def request_core(ready: Recommender) -> onnx.ModelProto:

@@ -22,9 +22,10 @@ from torch import Tensor
 
 from export.builder import OPSET, GraphBuilder
 from export.catalogue import UNKNOWN, Catalogue
-from export.columns import RawColumns
+from export.columns import RawColumns, cut
 from export.core import ready_core, request_core
 from export.multiply_out import MultipliedDeepFM, multiply_out
+from export.packed import ROW
 from recsys.classical.fitted import Fitted
 from recsys.data.batches import Batch
 from recsys.data.encoders import Encoders
@@ -39,7 +40,8 @@ EXPORTER = "torch.onnx.export(dynamo=True)"
 def recommender_graph(core: onnx.ModelProto, model: Recommender, encoders: Encoders) -> onnx.ModelProto:
     """The row form around a `row_core` of the model."""
     graph = GraphBuilder()
-    feeds = RawColumns(graph, model.schema, encoders, model.reads, "batch").feeds()
+    packed = any(i.name == ROW for i in core.graph.input)
+    feeds = RawColumns(graph, model.schema, encoders, model.reads, "batch").feeds(packed=packed)
     return graph.build(graph.inline(core, feeds))
 
 
@@ -54,7 +56,7 @@ def ranker_graph(
     if past:
         raw_1L = graph.input(history_name(schema.item), catalogue.keys.dtype.type, (1, "length"))
         together = catalogue.places(op.concat([keys_N, op.reshape(raw_1L, op.const([-1]))], axis=0))
-        place_N, place_L = _cut(together, op.shape(keys_N))
+        place_N, place_L = cut(together, op.shape(keys_N))
         columns |= _past_items(graph, schema, catalogue, op.unsqueeze(place_L, op.const([0])))
     else:
         place_N = catalogue.places(keys_N)
@@ -83,12 +85,6 @@ def _items(
     items = {"ids": catalogue.ids(graph, place_N)}
     items |= {"numbers": catalogue.numbers(graph, place_N)} if catalogue.side.numbers.shape[1] else {}
     return request_core(ready), items | {name: catalogue.tags(graph, name, place_N) for name in catalogue.side.tags}
-
-
-def _cut(values: Var, length: Var) -> tuple[Var, Var]:
-    """A vector's first `length` values, and the others."""
-    end = op.const([np.iinfo("int64").max])
-    return op.slice(values, op.const([0]), length), op.slice(values, length, end)
 
 
 def _past_items(graph: GraphBuilder, schema: FeatureSchema, catalogue: Catalogue, place_1L: Var) -> dict[str, Var]:

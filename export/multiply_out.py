@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_linear_bn_eval
 
+from export.packed import PLACES, PackedDIN
 from export.tables import Int8Table, ScalarTable, copy_sharing
 from recsys.data.batches import Batch
 from recsys.layers.attention import LocalActivationUnit
@@ -18,6 +19,7 @@ from recsys.layers.embedding import Table
 from recsys.layers.mlp import MLP, Dice
 from recsys.models.base import Recommender
 from recsys.models.deepfm import DeepFM
+from recsys.models.din import DIN
 from recsys.schema import CONTEXT, ITEM, ROLES, Role
 
 
@@ -33,6 +35,8 @@ def multiply_out(model: Recommender) -> Recommender:
     if isinstance(ready, DeepFM) and len(ready.mlp):
         ready.__class__ = MultipliedDeepFM
         cast(MultipliedDeepFM, ready).prepare()
+    if isinstance(ready, DIN):
+        ready.__class__ = PackedDIN
     for name, module in list(ready.named_modules()):
         if isinstance(module, Table) and module.embedding_dim == 1:
             ready.set_submodule(name, ScalarTable(module.weight.detach()[:, 0]))
@@ -63,12 +67,12 @@ class WideDice(nn.Module):
         shift_H = -dice.running_mean * scale_H
         self.register_buffer("number_4H", torch.stack([scale_H, shift_H, 1 - alpha_H, alpha_H]))
 
-    def forward(self, x_BLH: Tensor) -> Tensor:
-        """What the Dice makes of (B, L, H)."""
-        places = x_BLH.shape[1]
+    def forward(self, x: Tensor) -> Tensor:
+        """What the Dice makes of (B, L, H), or of (N, H) with N a multiple of `PLACES`."""
+        places = x.shape[1] if x.dim() == 3 else PLACES
         scale, shift, rest, alpha = self.number_4H.unsqueeze(1).expand(-1, places, -1).flatten(1)
-        x = x_BLH.flatten(1)
-        return (x * (torch.sigmoid(x * scale + shift) * rest + alpha)).view(x_BLH.shape)
+        wide = x.reshape(-1, places * x.shape[-1])
+        return (wide * (torch.sigmoid(wide * scale + shift) * rest + alpha)).view(x.shape)
 
 
 class Sums(NamedTuple):

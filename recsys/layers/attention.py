@@ -42,19 +42,19 @@ class LocalActivationUnit(nn.Module):
         assert not self.training or len(mask_BL) == len(query_BD)
         if self.training:  # padding is often most of the places, so compute the real ones only
             row_N, place_N = mask_BL.nonzero(as_tuple=True)
-            first_NH = self._first(query_BD[row_N], self.query(query_BD)[row_N], key_BLD[row_N, place_N])
-            weight_N = self._weigh(first_NH)
+            first_NH = self.first(query_BD[row_N], self.query(query_BD)[row_N], key_BLD[row_N, place_N])
+            weight_N = self.weigh(first_NH)
             weight_BL = weight_N.new_zeros(mask_BL.shape).index_put((row_N, place_N), weight_N)
         elif key_BLD.shape[0] == 1:
-            weight_BL = self._weigh(self._first_of_shared(query_BD, key_BLD[0]))
+            weight_BL = self.weigh(self._first_of_shared(query_BD, key_BLD[0]))
         else:
-            weight_BL = self._weigh(self._first(query_BD.unsqueeze(1), self.query(query_BD).unsqueeze(1), key_BLD))
+            weight_BL = self.weigh(self.first(query_BD.unsqueeze(1), self.query(query_BD).unsqueeze(1), key_BLD))
         if self.softmax:
             weight_BL = weight_BL.masked_fill(~mask_BL, torch.finfo(weight_BL.dtype).min).softmax(-1)
         weight_BL = weight_BL * mask_BL
         return (weight_BL.unsqueeze(1) @ key_BLD).squeeze(1)
 
-    def _first(self, query: Tensor, linear: Tensor, key: Tensor) -> Tensor:
+    def first(self, query: Tensor, linear: Tensor, key: Tensor) -> Tensor:
         """The first layer's sums (..., H) for each key; `linear` is the query's part of them."""
         return linear + self.key(key) + self.product(query * key)
 
@@ -68,7 +68,7 @@ class LocalActivationUnit(nn.Module):
         first_BK = torch.addmm(bias_LH.flatten(), query_BD, weight_LHD.flatten(0, 1).T)
         return first_BK.unflatten(1, bias_LH.shape)
 
-    def _weigh(self, x: Tensor) -> Tensor:
+    def weigh(self, x: Tensor) -> Tensor:
         """a(key, query) for each key from the first layer's sums (..., H), the last dimension gone."""
         for activation, inner in itertools.zip_longest(self.activations, self.inner):
             x = activation(x)

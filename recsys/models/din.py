@@ -59,11 +59,15 @@ class DIN(Recommender):
     def forward(self, batch: Batch) -> Tensor:
         """Logits (or ratings), float32 (B,)."""
         query_BD, key_BLD, mask_BL = self.history(batch, self.embedding.table)
-        interest_BD = self.attention(query_BD, key_BLD, mask_BL)
-        profile_BD = self.embedding(batch).flatten(1)
-        deep_BD = self.mlp(torch.cat([profile_BD, interest_BD, interest_BD * query_BD], 1))
+        logit_B = self.logits(batch, query_BD, self.attention(query_BD, key_BLD, mask_BL))
         if self.training and self.minibatch_aware_l2:
             self.embedding.table.penalty = self.embedding.table.penalty + self._minibatch_aware_penalty(batch)
+        return logit_B
+
+    def logits(self, batch: Batch, query_BD: Tensor, interest_BD: Tensor) -> Tensor:
+        """Logits (or ratings), float32 (B,), of candidates with the users' interest in them."""
+        profile_BD = self.embedding(batch).flatten(1)
+        deep_BD = self.mlp(torch.cat([profile_BD, interest_BD, interest_BD * query_BD], 1))
         return self.bias + self.out(deep_BD).squeeze(1)
 
     def forward_candidates(self, context: Batch, items: Batch) -> Tensor:

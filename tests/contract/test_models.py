@@ -14,7 +14,7 @@ import torch
 from hydra.utils import get_class, instantiate
 from omegaconf import OmegaConf
 
-from export.core import Inputs, example_batch, request_core, row_core
+from export.core import Inputs, example_batch, request_core, row_core, row_inputs
 from export.multiply_out import multiply_out
 from recsys.data.batches import Batch
 from recsys.data.candidates import EXCLUDED, Candidates
@@ -190,7 +190,7 @@ def test_the_row_form_is_the_model(build, schema, run_core):
     assert {node.op_type for node in core.graph.node}.isdisjoint(("EmbeddingBag", "Loop", "If", "SequenceConstruct"))
     for count, length in ((1, 0), (2, 1), (7, 6), (512, 6), (3, 9)):
         batch = example_batch(schema, rows=count, length=length, seed=count)
-        found_B = run_core(core, (Inputs(model), batch))
+        found_B = run_core(core, (row_inputs(model), batch))
         np.testing.assert_allclose(found_B, model.score(batch).detach().numpy(), atol=1e-5, rtol=0)
 
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from export.builder import GraphBuilder
 from export.columns import RawColumns
+from export.packed import PLACES, ROW
 from export.vocabularies import MISSING_INT
 from recsys.data.cells import fill_missing, time_part
 from recsys.data.encoders import Encoders, fit_encoder
@@ -90,15 +91,15 @@ def fit() -> tuple[FeatureSchema, Encoders]:
 SCHEMA, ENCODERS = fit()
 
 
-def open_front(rows: str | int = "batch") -> onnxruntime.InferenceSession:
+def open_front(rows: str | int = "batch", *, packed: bool = False) -> onnxruntime.InferenceSession:
     graph = GraphBuilder()
     reads = frozenset((*COLUMNS, *(history_name(c.name) for c in SCHEMA.histories)))
-    feeds = RawColumns(graph, SCHEMA, ENCODERS, reads, rows).feeds()
+    feeds = RawColumns(graph, SCHEMA, ENCODERS, reads, rows).feeds(packed=packed)
     model = graph.build({f"out/{name}": var for name, var in feeds.items()})
     return onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
 
 
-SESSION = open_front()
+SESSION, PACKED = open_front(), open_front(packed=True)
 
 
 PRINTABLE = st.characters(exclude_categories=("C", "Z"), include_characters=" ")  # what str.isprintable() accepts
@@ -212,10 +213,13 @@ def packed(ids: np.ndarray, axis: int, width: int) -> np.ndarray:
     return np.moveaxis(blank, -1, axis)
 
 
+def run(session: onnxruntime.InferenceSession, rows: dict[str, list]) -> dict[str, np.ndarray]:
+    names = [o.name.removeprefix("out/") for o in session.get_outputs()]
+    return dict(zip(names, session.run(None, feed_of(rows)), strict=True))
+
+
 def check(rows: dict[str, list]) -> None:
-    names = [o.name for o in SESSION.get_outputs()]
-    found = {n.removeprefix("out/"): v for n, v in zip(names, SESSION.run(names, feed_of(rows)), strict=True)}
-    right = expected(rows)
+    found, right = run(SESSION, rows), expected(rows)
     np.testing.assert_array_equal(found["ids"], right["ids"])
     np.testing.assert_allclose(found["numbers"], right["numbers"], rtol=1e-6, atol=1e-7)
     np.testing.assert_array_equal(packed(found["words"], 1, 2), right["words"])
@@ -227,6 +231,21 @@ def check(rows: dict[str, list]) -> None:
     words = np.pad(words, ((0, 0), (0, max(0, LENGTH - words.shape[1])), (0, 0)))
     assert not words[:, LENGTH:].any()
     np.testing.assert_array_equal(packed(words[:, :LENGTH], 2, 2), right["history.words"])
+    check_packed(run(PACKED, rows), right)
+
+
+def check_packed(found: dict[str, np.ndarray], right: dict[str, np.ndarray]) -> None:
+    np.testing.assert_array_equal(found["ids"], right["ids"])
+    real_N = found["history.item"] != 0
+    assert len(real_N) % PLACES == 0
+    assert not any(found[name][~real_N].any() for name in (ROW, "history.shelf", "history.words"))
+    for row in range(len(right["ids"])):
+        places = np.flatnonzero(real_N & (found[ROW] == row))
+        for name in ("item", "shelf", "words"):
+            ids = found[f"history.{name}"][places]
+            ids = packed(ids, 1, 2) if name == "words" else ids
+            np.testing.assert_array_equal(ids, right[f"history.{name}"][row, : len(places)])
+        assert not right["history.item"][row, len(places) :].any()
 
 
 @settings(max_examples=60, deadline=None)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from export.core import Inputs, example_batch, row_core
+from export.core import example_batch, row_core, row_inputs
 from export.multiply_out import MultipliedDeepFM, WideDice, multiply_out
 from recsys.data.request import split
 from recsys.layers.mlp import Dice
@@ -91,7 +91,9 @@ def test_batch_norm_is_a_part_of_the_layers_of_which_the_first_reads_no_numbers(
     core, batch = row_core(model), example_batch(schema, rows=64, length=5)
     assert "BatchNormalization" not in {node.op_type for node in core.graph.node}
     assert len([tensor for tensor in core.graph.initializer if "running" in tensor.name]) == 0
-    np.testing.assert_allclose(run_core(core, (Inputs(model), batch)), model.score(batch).detach().numpy(), atol=1e-5)
+    np.testing.assert_allclose(
+        run_core(core, (row_inputs(model), batch)), model.score(batch).detach().numpy(), atol=1e-5
+    )
     shapes = {tuple(sorted(tensor.dims)) for tensor in core.graph.initializer}
     looked_up = 16 * (len(schema.fields) + len(schema.tags))
     assert tuple(sorted((24, looked_up))) in shapes

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from export.core import Inputs, example_batch, row_core
+from export.core import example_batch, row_core, row_inputs
 from export.prune import brain_surgeon, hidden_layers, narrower, prune_hidden
 from recsys.data.batches import Batch
 from recsys.layers.mlp import Dice
@@ -115,7 +115,7 @@ def test_the_pruned_model_is_whole(model, schema):
 def test_the_pruned_model_is_exported(model, schema, run_core):
     pruned, batch = prune_hidden(model, batches(schema), 0.5), example_batch(schema, rows=64, length=5)
     expected_B = pruned.score(batch).detach().numpy()
-    np.testing.assert_allclose(run_core(row_core(pruned), (Inputs(pruned), batch)), expected_B, atol=1e-5)
+    np.testing.assert_allclose(run_core(row_core(pruned), (row_inputs(pruned), batch)), expected_B, atol=1e-5)
 
 
 def test_running_statistics_follow_their_units(schema):

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto
 
-from export.core import Inputs, example_batch, row_core
+from export.core import example_batch, row_core, row_inputs
 from export.tables import Int8Table, ScalarTable, quantize_tables
 from recsys.layers.embedding import Table
 from recsys.models.base import Recommender
@@ -84,7 +84,7 @@ def test_the_graph_holds_int8_and_plain_look_ups(model, schema, run_core):
     small, batch = quantize_tables(model), example_batch(schema, rows=64, length=5)
     content = row_core(small)
     expected_B = small.score(batch).detach().numpy()
-    np.testing.assert_allclose(run_core(content, (Inputs(small), batch)), expected_B, atol=1e-5)
+    np.testing.assert_allclose(run_core(content, (row_inputs(small), batch)), expected_B, atol=1e-5)
     types = {tensor.name: (tensor.data_type, tuple(tensor.dims)) for tensor in content.graph.initializer}
     tables = [shape for kind, shape in types.values() if kind == TensorProto.INT8]
     assert sorted(tables) == sorted(
