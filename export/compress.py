@@ -12,6 +12,7 @@ from torch import Tensor
 
 from export.artifact import FLOAT, Served, quantize_layers
 from export.core import row_core
+from export.dims import has_feature_vectors, prune_dims
 from export.graph import open_graph, recommender_graph, save_graph
 from export.measure import BATCHES, measure
 from export.prune import has_hidden_layers, prune_hidden
@@ -37,9 +38,9 @@ GAIN = 0.95  # a variant must need at most this share of the trained model's lat
 class Compression:
     """What is tried, every combination of it, and what decides.
 
-    `keep`: shares of the hidden units (1: all), taught by the trained model for
-    `epochs`, from `lr_share` times the learning rate of its training on, with `freeze_tables` in its dense layers
-    alone.
+    `keep`: shares of the hidden units (1: all), and `dims`: shares of the embedding dimensions. What is left of a model
+    is taught by the trained one for `epochs`, from `lr_share` times the learning rate of its training on, with
+    `freeze_tables` in its dense layers alone.
     `min_count`: values with fewer training rows share the unseen row; `table_rows` adds the least such count that
     leaves at most as many table rows. `tables` and `dense`: numbers of the embedding tables and of the dense layers. A
     variant may lose at most `budget` of the metric on at most `rows` validation rows; of those that do, the best has
@@ -49,6 +50,7 @@ class Compression:
     budget: float = 0.001
     target: Target = "latency"
     keep: tuple[float, ...] = (1.0, 0.5, 0.25)
+    dims: tuple[float, ...] = (1.0,)
     min_count: tuple[int, ...] = (1,)
     table_rows: int | None = None
     tables: tuple[Numbers, ...] = ("float32", "int8")
@@ -63,6 +65,7 @@ class Compression:
             "budget": (self.budget >= 0, "a loss of the metric, at least 0"),
             "target": (self.target in get_args(Target), "latency or size"),
             "keep": (all(0 < share <= 1 for share in self.keep), "shares of the hidden units in (0, 1]"),
+            "dims": (all(0 < share <= 1 for share in self.dims), "shares of the embedding dimensions in (0, 1]"),
             "min_count": (all(count >= 1 for count in self.min_count), "counts of at least 1"),
             "epochs": (self.epochs >= 0, "at least 0"),
             "lr_share": (self.lr_share > 0, "a multiple, above 0, of the training's learning rate"),
@@ -82,6 +85,7 @@ class Variant:
     """A combination and the model it makes; `path` is its row form, `loss` what it loses with its 95% interval."""
 
     keep: float = 1.0
+    dims: float = 1.0
     min_count: int = 1
     tables: Numbers = "float32"
     dense: Numbers = "float32"
@@ -97,6 +101,7 @@ class Variant:
         """What differs from the trained model."""
         changes = {
             f"width x{self.keep:g}": self.keep < 1,
+            f"dims x{self.dims:g}": self.dims < 1,
             f"counts from {self.min_count}": self.min_count > 1,
             "int8 tables": self.tables == "int8",
             "int8 layers": self.dense == "int8",
@@ -128,7 +133,7 @@ class Trials:
         """Every variant as it is measured, the trained model itself first."""
         judge = Judge(self.raw, VALID, self.settings.rows)
         base: Tensor | None = None
-        for number, (keep, min_count, smaller, encoders) in enumerate(self._models(model)):
+        for number, (keep, dims, min_count, smaller, encoders) in enumerate(self._models(model)):
             for tables, dense in itertools.product(_choices(self.settings.tables), _choices(self.settings.dense)):
                 built = quantize_tables(smaller) if tables == "int8" else smaller
                 path = self.folder / f"{number}-{tables}-{dense}.onnx"
@@ -139,6 +144,7 @@ class Trials:
                 base = score_B if base is None else base
                 variant = Variant(
                     keep=keep,
+                    dims=dims,
                     min_count=min_count,
                     tables=tables,
                     dense=dense,
@@ -152,20 +158,30 @@ class Trials:
                 log.info("%s: %s", variant.name, _brief(variant))
                 yield variant
 
-    def _models(self, model: Recommender) -> Iterator[tuple[float, int, Recommender, Encoders]]:
+    def _models(self, model: Recommender) -> Iterator[tuple[float, float, int, Recommender, Encoders]]:
         """Every model in float32, the least changed first."""
         encoders, counts = self.raw.store.encoders, set(self.settings.min_count)
         if self.settings.table_rows is not None:
             counts.add(min_count_for(encoders, self.settings.table_rows))
-        shares = self.settings.keep if has_hidden_layers(model) else (1.0,)
-        combinations = {(1.0, 1), *itertools.product(shares, counts)}
-        narrow = {1.0: model}
-        for keep, min_count in sorted(combinations, key=lambda c: (-c[0], c[1])):
-            if keep not in narrow:
-                log.info("pruning the hidden layers to %g of their units", keep)
-                narrow[keep] = self.distill(prune_hidden(model, calibration(self.raw), keep), model)
-            smaller = prune_rows(narrow[keep], encoders, min_count) if min_count > 1 else (narrow[keep], encoders)
-            yield keep, min_count, *smaller
+        widths = self.settings.keep if has_hidden_layers(model) else (1.0,)
+        lengths = self.settings.dims if has_feature_vectors(model) else (1.0,)
+        combinations = {(1.0, 1.0, 1), *itertools.product(widths, lengths, counts)}
+        taught = {(1.0, 1.0): model}
+        for keep, dims, min_count in sorted(combinations, key=lambda c: (-c[1], -c[0], c[2])):
+            if (keep, dims) not in taught:
+                taught[keep, dims] = self.distill(self._pruned(model, keep, dims), model)
+            rest = taught[keep, dims]
+            yield keep, dims, min_count, *(prune_rows(rest, encoders, min_count) if min_count > 1 else (rest, encoders))
+
+    def _pruned(self, model: Recommender, keep: float, dims: float) -> Recommender:
+        batches = calibration(self.raw)
+        if dims < 1:
+            log.info("pruning the embedding vectors to %g of their dimensions", dims)
+            model = prune_dims(model, batches[:1], dims)
+        if keep < 1:
+            log.info("pruning the hidden layers to %g of their units", keep)
+            model = prune_hidden(model, batches, keep)
+        return model
 
 
 def _choices(numbers: Sequence[Numbers]) -> list[Numbers]:

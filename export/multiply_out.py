@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_linear_bn_eval
 
 from export.packed import PLACES, PackedDIN
-from export.tables import Int8Table, ScalarTable, copy_sharing
+from export.tables import FloatTable, Int8Table, ScalarTable, copy_sharing
 from recsys.data.batches import Batch
 from recsys.layers.attention import LocalActivationUnit
 from recsys.layers.embedding import Table
@@ -40,6 +40,8 @@ def multiply_out(model: Recommender) -> Recommender:
     for name, module in list(ready.named_modules()):
         if isinstance(module, Table) and module.embedding_dim == 1:
             ready.set_submodule(name, ScalarTable(module.weight.detach()[:, 0]))
+        elif isinstance(module, Table):
+            module.__class__ = FloatTable
         if isinstance(module, LocalActivationUnit):
             module.activations = nn.ModuleList(WideDice(a) if isinstance(a, Dice) else a for a in module.activations)
     return ready

@@ -29,17 +29,25 @@ class PackedDIN(DIN):
 
 
 def interest(attention: LocalActivationUnit, query_BD: Tensor, key_ND: Tensor, mask_N: Tensor, row_N: Tensor) -> Tensor:
-    """The attention's weighted sums (B, D) of past items that each belong to a row; of those in the mask alone."""
-    query_ND, linear_NH = query_BD[row_N], attention.query(query_BD)[row_N]
-    weight_N = attention.weigh(attention.first(query_ND, linear_NH, key_ND))
+    """The attention's weighted sums (B, D) of past items that each belong to a row; keys outside the mask are zeros."""
+    query_ND, linear_NH = query_BD.index_select(0, row_N), attention.query(query_BD).index_select(0, row_N)
+    first_NH = attention.first(query_ND, linear_NH, key_ND)
     if attention.softmax:
-        least = torch.finfo(weight_N.dtype).min
-        weight_N = weight_N.masked_fill(~mask_N, least)
-        top_B = torch.full_like(query_BD[:, 0], least).scatter_reduce(0, row_N, weight_N, "amax")
-        weight_N = (weight_N - top_B[row_N]).exp() * mask_N
-        sum_B = torch.zeros_like(top_B).index_put((row_N,), weight_N, accumulate=True)
-        weight_N = weight_N / sum_B.clamp(min=1)[row_N]  # at least 1 where a row has places, for the top one adds 1
-    return torch.zeros_like(query_BD).index_put((row_N,), (weight_N * mask_N).unsqueeze(1) * key_ND, accumulate=True)
+        weight_ND = _softmax(attention.weigh(first_NH), mask_N, row_N, query_BD.shape[0]).unsqueeze(1)
+    else:  # each weight D times, for ONNX Runtime multiplies equal shapes several times as fast
+        out, dim = attention.out, key_ND.shape[1]
+        weight_ND = F.linear(attention.last_hidden(first_NH), out.weight.expand(dim, -1), out.bias.expand(dim))
+    return torch.zeros_like(query_BD).index_put((row_N,), weight_ND * key_ND, accumulate=True)
+
+
+def _softmax(weight_N: Tensor, mask_N: Tensor, row_N: Tensor, rows: int) -> Tensor:
+    """The softmax of the weights of each row's places, (N,)."""
+    least = torch.finfo(weight_N.dtype).min
+    weight_N = weight_N.masked_fill(~mask_N, least)
+    top_B = torch.full((rows,), least).scatter_reduce(0, row_N, weight_N, "amax")
+    weight_N = (weight_N - top_B[row_N]).exp() * mask_N
+    sum_B = torch.zeros(rows).index_put((row_N,), weight_N, accumulate=True)
+    return weight_N / sum_B.clamp(min=1)[row_N]  # at least 1 where a row has places, for the top one adds 1
 
 
 def pack(batch: Batch, schema: FeatureSchema) -> Batch:

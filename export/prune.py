@@ -200,8 +200,13 @@ def brain_surgeon(reading_OH: Tensor, moment: Tensor, units: int, drop: int) -> 
 
 def rebuild(model: Recommender, schema: FeatureSchema, state: dict[str, Tensor], **options: Any) -> Recommender:
     """A model of the same class and training settings with other `options` and weights, in evaluation mode."""
-    keywords = {name: value for name, value in model.hparams.items() if name != "schema"} | options
-    training = {name: getattr(model, name) for name in Training.__annotations__}
-    built = type(model)(schema, **keywords, **training)
+    built = blank(model, schema, **options)
     built.load_state_dict(state)
     return built.eval()
+
+
+def blank(model: Recommender, schema: FeatureSchema, **options: Any) -> Recommender:
+    """An untrained model of the same class and training settings with other `options`."""
+    keywords = {name: value for name, value in model.hparams.items() if name != "schema"} | options
+    training = {name: getattr(model, name) for name in Training.__annotations__}
+    return type(model)(schema, **keywords, **training)

@@ -11,8 +11,23 @@ from torch import Tensor, nn
 
 from recsys.layers.embedding import Table
 from recsys.models.base import Recommender
+from recsys.schema import PADDING
 
 LARGEST = 127  # of int8, used symmetrically
+
+
+def mean_by_products(table: "Table | Int8Table | ScalarTable", ids_BT: Tensor) -> Tensor:
+    """`Table.mean` as products with ones, which ONNX Runtime computes several times as fast as sums of short lists."""
+    dim, tags = table.embedding_dim, ids_BT.shape[-1]
+    count_BD = (ids_BT != PADDING).float() @ torch.ones(tags, dim)
+    total_BD = table(ids_BT).flatten(-2) @ torch.eye(dim).repeat(tags, 1)
+    return total_BD / count_BD.clamp(min=1)
+
+
+class FloatTable(Table):
+    """A table for scoring."""
+
+    mean = mean_by_products
 
 
 class Int8Table(nn.Module):
@@ -24,7 +39,7 @@ class Int8Table(nn.Module):
 
     row_RD: Tensor
     scale_R: Tensor
-    mean = Table.mean
+    mean = mean_by_products
     l2 = 0.0
 
     def __init__(self, weight_RD: Tensor) -> None:
@@ -56,7 +71,7 @@ class ScalarTable(nn.Module):
     """A table of one number per row, of any floating type: a vector, for GatherElements is far quicker than Gather."""
 
     value_R: Tensor
-    mean = Table.mean
+    mean = mean_by_products
     l2 = 0.0
     embedding_dim = 1
 

@@ -75,7 +75,8 @@ def smaller(
     if chosen is None:
         raise Refused(
             f"no variant is better by {settings.target} and loses at most {settings.budget:g} of the metric; the float "
-            "bundle stays. Allow more by compress.budget, or try more by compress.keep and compress.min_count."
+            "bundle stays. Allow more by compress.budget, or try more by compress.keep, compress.dims and "
+            "compress.min_count."
         )
     return chosen.served, {"variants": [variant.row() for variant in variants], "test": test}
 

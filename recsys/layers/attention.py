@@ -70,10 +70,14 @@ class LocalActivationUnit(nn.Module):
 
     def weigh(self, x: Tensor) -> Tensor:
         """a(key, query) for each key from the first layer's sums (..., H), the last dimension gone."""
+        return _flat(self.out, self.last_hidden(x)).squeeze(-1)
+
+    def last_hidden(self, x: Tensor) -> Tensor:
+        """The units of the last hidden layer (..., H') from the first layer's sums (..., H)."""
         for activation, inner in itertools.zip_longest(self.activations, self.inner):
             x = activation(x)
             x = x if inner is None else _flat(inner, x)
-        return _flat(self.out, x).squeeze(-1)
+        return x
 
 
 def _flat(linear: nn.Module, x: Tensor) -> Tensor:

@@ -30,6 +30,7 @@ from recsys.models.base import Recommender
         ({"keep": [1.0, 0.0]}, r"`compress.keep` must be shares of the hidden units in \(0, 1\], got \(1.0, 0.0\)"),
         ({"keep": [1.5]}, "`compress.keep` must be shares"),
         ({"keep": 0.5}, "`compress.keep`"),
+        ({"dims": [2]}, r"`compress.dims` must be shares of the embedding dimensions in \(0, 1\], got \(2.0,\)"),
         ({"min_count": [0]}, r"`compress.min_count` must be counts of at least 1, got \(0,\)"),
         ({"epochs": -1}, "`compress.epochs` must be at least 0, got -1"),
         ({"rows": 0}, "`compress.rows` must be at least 1, got 0"),
@@ -141,10 +142,20 @@ def test_every_combination_is_tried_the_trained_model_first(attempt, raw_rows):
     assert 0 < np.abs(scores[1] - scores[0]).max() < 0.05
 
 
+def test_shorter_vectors_are_taught_with_and_without_fewer_units(attempt):
+    settings: dict[str, Any] = {"keep": (1.0, 0.5), "dims": (0.5,), "tables": ("float32",), "dense": ("float32",)}
+    found, tuned = attempt("deepfm", "binary", {"hidden": (32, 16), "embedding_dim": 16}, **settings)
+    assert [v.name for v in found] == ["float32", "dims x0.5", "width x0.5, dims x0.5"]
+    assert [(m.hparams["embedding_dim"], list(m.hparams["hidden"])) for m in tuned] == [(8, [32, 16]), (8, [16, 8])]
+    sizes = [v.figures["size_mb"] for v in found]
+    assert sizes == sorted(sizes, reverse=True)
+    assert len({v.path for v in found}) == 3
+
+
 @pytest.mark.parametrize("kind", ["implicit", "rating"])
 def test_models_without_hidden_layers_are_tried_by_their_tables_alone(attempt, kind):
     """Bug: `keep` below 1, which the default asks for, ended the command for MF."""
-    settings = {"keep": (1.0, 0.5), "min_count": (1, 3), "tables": ("float32",), "rows": 500}
+    settings = {"keep": (1.0, 0.5), "dims": (0.5,), "min_count": (1, 3), "tables": ("float32",), "rows": 500}
     found, tuned = attempt("mf", kind, **settings)
     assert [v.name for v in found] == ["float32", "counts from 3"]
     assert tuned == []

@@ -47,6 +47,8 @@ def test_packed_histories_score_as_padded_ones(schema, softmax, share):
     model = DIN(schema, softmax=softmax, attention_hidden=[24, 8], hidden=[16]).eval()
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.5)
+    with torch.no_grad():
+        model.embedding.table.weight[PADDING] = 0.0
     ready, batch = multiply_out(model), with_gaps(schema, 3, share)
     assert isinstance(ready, PackedDIN)
     torch.testing.assert_close(ready.score_packed(pack(batch, schema)), model.score(batch), atol=1e-5, rtol=0)

@@ -15,7 +15,7 @@ from recsys.models.deepfm import DeepFM
 from recsys.models.din import DIN
 from recsys.models.mf import MF
 from recsys.models.ncf import NCF
-from recsys.schema import FeatureSchema
+from recsys.schema import PADDING, FeatureSchema
 
 MODELS = [MF, NCF, DeepFM, DIN]
 
@@ -67,6 +67,10 @@ def model(request: pytest.FixtureRequest, schema: FeatureSchema) -> Recommender:
     model = request.param(schema)
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, Table):
+                module.weight[PADDING] = 0.0
     return model.eval()
 
 
