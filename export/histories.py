@@ -39,10 +39,10 @@ class _Histories:
             return op.where(known(rows), rows, op.const(self.vocabularies.missing_row(column)))
         return first(rows, column.length)
 
-    def _kept(self, known: Sequence[Var]) -> Var:
-        """The real places (B, L) that count; `known` says of each column where it has values."""
+    def _kept(self, has_value: Sequence[Var]) -> Var:
+        """The real places (B, L) that count; `has_value` says it of each column."""
         assert self.schema.history is not None
-        real_BL = functools.reduce(op.or_, known)
+        real_BL = functools.reduce(op.or_, has_value)
         after_BL = op.cumsum(op.cast(real_BL, to=np.int64), op.const(1), reverse=1)
         return op.and_(real_BL, op.less_or_equal(after_BL, op.const(self.schema.history.length)))
 

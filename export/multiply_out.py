@@ -26,8 +26,9 @@ from recsys.schema import CONTEXT, ITEM, ROLES, Role
 def multiply_out(model: Recommender) -> Recommender:
     """A copy for scoring alone, which shares the model's weights.
 
-    Tables of single numbers are looked up as vectors, batch norm becomes a part of the layer before it, an attention's
-    Dice takes all its places at once, and a DeepFM is multiplied out. Comes after `quantize_tables`.
+    Tables of single numbers are looked up as vectors, means of tags are taken by products, batch norm becomes a part of
+    the layer before it, an attention's Dice takes all its places at once, a DeepFM is multiplied out, and a DIN scores
+    packed histories. Comes after `quantize_tables`.
     """
     ready = copy_sharing(model)
     for mlp in [module for module in ready.modules() if isinstance(module, MLP)]:
