@@ -1,30 +1,41 @@
-"""Anonymous memory while a table of 20 million rows is read, encoded and trained on for an epoch, in its own process.
+"""Memory of processes of their own: one that prepares and learns 20 million rows, one that trains a large table.
 
-Memory-mapped files are no part of it: the system takes their pages back when it needs them.
+Of the first it is the anonymous memory, without memory-mapped files, whose pages the system takes back when it needs
+them; of the second the peak of all that is resident.
 """
 
+import itertools
 import json
 import os
+import resource
 import subprocess
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytorch_lightning as pl
 import torch
 from hydra import compose, initialize_config_dir
 
-from benchmarks.clicks import EVENTS, FIELDS, LARGEST, NUMBERS, declaration
-from recsys.cli import CONFIGS
+from benchmarks.clicks import EVENTS, FIELDS, LARGEST, NUMBERS, declaration, prepare_clicks
+from benchmarks.training import BATCH, compose_clicks, resized, spread, stretched
+from recsys.cli import CONFIGS, quiet_libraries
 from recsys.config import build_model, build_trainer
+from recsys.data.batches import Batch
 from recsys.data.module import DataModule, DataSpec
+from recsys.models.base import Recommender
 
 ROWS = 20_000_000
 CHUNK = 500_000
+STEPS = 150
 TEXTS = set(FIELDS[-20:])  # half of the 39 columns hold texts
 Row = tuple[str, str, str]
 
@@ -33,9 +44,7 @@ def measure_memory(folder: Path, rows: int = ROWS) -> list[Row]:
     """Peaks of a child process, above what it holds once everything is imported."""
     path = folder / f"clicks-{rows}.parquet"
     write_clicks(path, rows)
-    command = [sys.executable, "-m", "benchmarks.memory", str(path), str(folder)]
-    root = Path(__file__).resolve().parents[1]
-    found = json.loads(subprocess.run(command, cwd=root, check=True, stdout=subprocess.PIPE).stdout.splitlines()[-1])
+    found = _in_a_process("rows", path, folder)
     size, of = f"{path.stat().st_size / 2**30:.1f} GiB of Parquet", f"{rows:,} x {len(FIELDS) + len(NUMBERS)} values"
     tables = f"besides {found['tables'] / 2**20:,.0f} MiB of tables and optimizer"
     return [
@@ -44,6 +53,21 @@ def measure_memory(folder: Path, rows: int = ROWS) -> list[Row]:
         ("  the leak check", f"{found['check_s']:.0f} s", _mib(found["check"])),
         ("  an epoch of a small DeepFM", f"{tables}, {found['train_s']:.0f} s", _mib(found["train"] - found["tables"])),
     ]
+
+
+def measure_training_peak(folder: Path) -> list[Row]:
+    """The peak of a child process that trains with 10 million table rows, over what tables and optimizer take."""
+    prepare_clicks(folder, BATCH)
+    found = _in_a_process("tables", folder)
+    of = f"besides {found['tables'] / 2**20:,.0f} MiB of tables and optimizer, imports included"
+    return [(f"peak memory of training, {found['rows']:,} table rows", of, _mib(found["peak"] - found["tables"]))]
+
+
+def _in_a_process(verb: str, *paths: Path) -> dict[str, Any]:
+    """What this module says when it is run with a verb and paths."""
+    command = [sys.executable, "-m", "benchmarks.memory", verb, *map(str, paths)]
+    root = Path(__file__).resolve().parents[1]
+    return json.loads(subprocess.run(command, cwd=root, check=True, stdout=subprocess.PIPE).stdout.splitlines()[-1])
 
 
 def _mib(size: float) -> str:
@@ -107,7 +131,7 @@ def anonymous() -> int:
     return int(next(line for line in lines if line.startswith("RssAnon")).split()[1]) * 1024
 
 
-def child(path: Path, cache: Path) -> dict[str, float]:
+def of_rows(path: Path, cache: Path) -> dict[str, float]:
     """Read, encode and train; the peaks in bytes above the imports, and seconds."""
     options = ["model=deepfm", "model.embedding_dim=4", "model.hidden=[32]", "optimizer=rowwise", "trainer=cpu"]
     options += ["trainer.max_epochs=1", "+trainer.limit_val_batches=0", "trainer.precision=32-true"]
@@ -128,13 +152,45 @@ def child(path: Path, cache: Path) -> dict[str, float]:
     found["check"], found["check_s"] = peak.of(data.check_leaks)
     model, trainer = build_model(cfg, data.schema), build_trainer(cfg, data.spec.schema.label.kind)
     found["train"], found["train_s"] = peak.of(train)
-    state = [v for s in trainer.optimizers[0].state.values() for v in s.values() if isinstance(v, torch.Tensor)]
-    tables = sum(t.numel() * t.element_size() for t in [*model.parameters(), *state])
     peaks = {name: found[name] - imports for name in ("prepare", "check", "train")}
-    return {**found, **peaks, "imports": imports, "tables": tables}
+    return {**found, **peaks, "imports": imports, "tables": _size_of_tables(model, trainer)}
+
+
+def of_tables(folder: Path) -> dict[str, int]:
+    """Train for `STEPS` steps on a million clicks spread over 10 million table rows; the peak in bytes."""
+    data, cfg = prepare_clicks(folder, BATCH), compose_clicks()
+    small = resized(data.schema, 100_000)
+    schema = stretched(small, 100)
+    model, trainer = build_model(cfg, schema), build_trainer(cfg, data.spec.schema.label.kind)
+    trainer.fit(model, train_dataloaders=_Spread(data, lambda batch: spread(batch, data.schema, small, schema, 100)))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return {"peak": peak, "rows": schema.rows, "tables": _size_of_tables(model, trainer)}
+
+
+@dataclass(frozen=True)
+class _Spread:
+    """The first `STEPS` training batches of `data`, each changed by `move`."""
+
+    data: DataModule
+    move: Callable[[Batch], Batch]
+
+    def __len__(self) -> int:
+        return STEPS
+
+    def __iter__(self) -> Iterator[Batch]:
+        return map(self.move, itertools.islice(self.data.train_dataloader(), STEPS))
+
+
+def _size_of_tables(model: Recommender, trainer: pl.Trainer) -> int:
+    """Bytes of a model's weights and of what its optimizer keeps of them."""
+    state = [v for s in trainer.optimizers[0].state.values() for v in s.values() if isinstance(v, torch.Tensor)]
+    return sum(t.numel() * t.element_size() for t in [*model.parameters(), *state])
 
 
 if __name__ == "__main__":
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     os.environ.setdefault("OMP_NUM_THREADS", str(os.cpu_count()))
-    print(json.dumps(child(Path(sys.argv[1]), Path(sys.argv[2]))))  # noqa: T201 - read by the parent
+    quiet_libraries()
+    warnings.simplefilter("ignore")
+    of = {"rows": of_rows, "tables": of_tables}[sys.argv[1]]
+    print(json.dumps(of(*map(Path, sys.argv[2:]))))  # noqa: T201 - read by the parent

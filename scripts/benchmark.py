@@ -34,7 +34,7 @@ from rich.table import Table
 
 from benchmarks.folds import check_surprise, folds_file, measure_folds
 from benchmarks.gpu import cuda_device, measure_gpu
-from benchmarks.memory import measure_memory
+from benchmarks.memory import measure_memory, measure_training_peak
 from benchmarks.neighbours import measure_neighbours
 from benchmarks.preparation import measure_preparation, prepare_anew
 from benchmarks.serving import serve
@@ -167,7 +167,7 @@ def main(chosen: list[str]) -> None:
         if folds:
             rows += measure_folds(folds, folder, EPOCHS, beside)
         if "vocabulary" in chosen:
-            rows += measure_vocabulary(folder)
+            rows += measure_vocabulary(folder) + measure_training_peak(folder)
         if "prepare" in chosen:
             rows += measure_preparation(folder)
         if "memory" in chosen:
