@@ -35,7 +35,7 @@ from recsys.models.base import Recommender
 
 ROWS = 20_000_000
 CHUNK = 500_000
-STEPS = 150
+STEPS = 30
 TEXTS = set(FIELDS[-20:])  # half of the 39 columns hold texts
 Row = tuple[str, str, str]
 
